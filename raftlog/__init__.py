@@ -1,0 +1,45 @@
+"""raftlog: a replicated, durable, linearizable command log inside Django.
+
+Public names are loaded on first use (PEP 562), so that importing `raftlog.consensus`,
+`raftlog.storage` or `raftlog.runtime` imports no Django.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "command": "raftlog.replication.registry",
+    "outcome": "raftlog.replication.propose",
+    "is_applying": "raftlog.replication.apply",
+    **dict.fromkeys(
+        (
+            "ApplyStopped",
+            "CommandFailed",
+            "InsideTransaction",
+            "InvalidArguments",
+            "NoLeader",
+            "NodeUnavailable",
+            "NotLeader",
+            "NotProposed",
+            "OutcomeUnknown",
+            "Overloaded",
+            "PayloadTooLarge",
+            "ProposalError",
+            "RaftlogError",
+            "SessionExpired",
+        ),
+        "raftlog.exceptions",
+    ),
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'raftlog' has no attribute {name!r}")

@@ -1,0 +1,96 @@
+"""The messages of Raft, with the paper's field names (Figure 2; pre-vote: dissertation §9.6; reads: §6.4).
+
+Frozen values. `sender` and `recipient` are node ids; `incarnation` is the sender's (rule 4 of the
+design: a vote or an acknowledgement of another incarnation than the configuration records never
+counts). Indices are 1-based and inclusive.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from raftlog.consensus.entries import EntryBatch
+
+
+class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
+    term: int
+    sender: str
+    recipient: str
+
+
+class RequestVote(Message, tag="rv"):
+    """§5.2; with `pre_vote` a question that changes nothing (dissertation §9.6)."""
+
+    last_log_index: int
+    last_log_term: int
+    pre_vote: bool
+    # The candidate was told by the leader to take over (TimeoutNow): do not ignore it for a live leader's sake.
+    leadership_transfer: bool
+    # What the candidate's configuration records of the recipient; "" while the cluster is being formed.
+    recipient_incarnation: str
+    # The candidate's own incarnation.
+    incarnation: str
+
+
+class RequestVoteResponse(Message, tag="rvr"):
+    vote_granted: bool
+    pre_vote: bool
+    incarnation: str
+    # The voter's log has no entry: the first election counts only such votes (rule 4).
+    log_is_empty: bool
+    # Why it was refused, in words, for the log; "" when granted.
+    reason: str
+
+
+class AppendEntries(Message, tag="ae"):
+    """§5.3. Without entries it is a heartbeat. `round` counts the leader's heartbeat rounds in this term;
+    the answer carries it back, and a round answered by a majority proves leadership at the time it began
+    (check-quorum, ReadIndex)."""
+
+    prev_log_index: int
+    prev_log_term: int
+    entries: EntryBatch
+    leader_commit: int
+    round: int
+    recipient_incarnation: str
+
+
+class AppendEntriesResponse(Message, tag="aer"):
+    success: bool
+    # On success: the last index known to agree with the leader's log *and* durable on the follower.
+    match_index: int
+    # On failure: where the follower's log disagrees (its term there, and the first index of that term).
+    conflict_index: int
+    conflict_term: int
+    round: int
+    incarnation: str
+    last_log_index: int
+    # For display (lag), and so that the leader knows what a follower has applied.
+    applied_index: int
+
+
+class ReadIndexRequest(Message, tag="ri"):
+    """A follower asks the leader for an index that is safe to read at (dissertation §6.4)."""
+
+    request_id: int
+
+
+class ReadIndexResponse(Message, tag="rir"):
+    request_id: int
+    # 0: refused (not the leader, or leadership lost before a majority confirmed it).
+    read_index: int
+
+
+class TimeoutNow(Message, tag="tn"):
+    """Leadership transfer: start an election at once (dissertation §3.10)."""
+
+
+RaftMessage = (
+    RequestVote
+    | RequestVoteResponse
+    | AppendEntries
+    | AppendEntriesResponse
+    | ReadIndexRequest
+    | ReadIndexResponse
+    | TimeoutNow
+)

@@ -1,0 +1,151 @@
+"""Every error of raftlog. A class's docstring is what it means to the one who catches it."""
+
+from __future__ import annotations
+
+
+class RaftlogError(Exception):
+    """Base of all errors that raftlog raises."""
+
+
+# What a caller of propose() may meet
+
+
+class ProposalError(RaftlogError):
+    """A proposal was not answered with a result."""
+
+
+class NotProposed(ProposalError):
+    """Nothing was done, and nothing will be: the proposal never entered a log. It is safe to try again."""
+
+
+class NoLeader(NotProposed):
+    """No leader could be reached in time (no majority is up, or an election is going on). Nothing was done."""
+
+
+class NotLeader(NotProposed):
+    """This server is not the leader. `leader_id` names who is, as far as it knows ("" where it does not)."""
+
+    def __init__(self, leader_id: str = "") -> None:
+        self.leader_id = leader_id
+        super().__init__(f"not the leader; it is {leader_id}" if leader_id else "not the leader, and none is known")
+
+
+class Overloaded(NotProposed):
+    """Too much is waiting already. Nothing was done; try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float = 0.1) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class PayloadTooLarge(NotProposed):
+    """A command is larger than a limit. Nothing was done."""
+
+
+class NodeUnavailable(NotProposed):
+    """The local node cannot be reached: is `manage.py raft run` running on this host?"""
+
+
+class OutcomeUnknown(ProposalError):
+    """No answer came in time and the proposal may have been committed, or may be yet.
+
+    `proposal_id` is what to ask by (`raftlog.outcome(proposal_id)`); trying again with the same id is safe.
+    """
+
+    def __init__(self, message: str, proposal_id: str) -> None:
+        self.proposal_id = proposal_id
+        super().__init__(f"{message} (proposal {proposal_id})")
+
+
+class SessionExpired(ProposalError):
+    """The session of this proposal is unknown to the cluster or has expired; it was not applied now."""
+
+
+class CommandFailed(RaftlogError):
+    """The command raised on every node alike; its changes were rolled back. `type_name` and the text say what."""
+
+    def __init__(self, type_name: str, text: str) -> None:
+        self.type_name = type_name
+        self.text = text
+        super().__init__(f"{type_name}: {text}")
+
+
+class InsideTransaction(RaftlogError):
+    """propose() was called inside an open transaction of the replicated database, and would wait for itself."""
+
+
+class InvalidArguments(RaftlogError, TypeError):
+    """The arguments of a command do not fit its signature, or cannot be encoded. Nothing was proposed."""
+
+
+# The core
+
+
+class InvalidEntry(RaftlogError):
+    """An entry or a batch of entries breaks a guarantee of its type."""
+
+
+class ProtocolViolation(RaftlogError):
+    """A message that no correct server of this cluster sends."""
+
+
+# Storage
+
+
+class StorageError(RaftlogError):
+    """Base of what storage raises."""
+
+
+class StorageFailed(StorageError):
+    """A write or an fsync failed. What is on disk is not known any more, so this process must stop."""
+
+
+class DiskFull(StorageError):
+    """There is no room for an append. The log is unharmed; appends can be tried again when there is room."""
+
+
+class LogDamaged(StorageError):
+    """The log or its metadata on disk is not what was written; the message says file, offset, indices, what to do."""
+
+
+class LogCompacted(StorageError):
+    """The entries asked for are older than what the log still holds."""
+
+
+class LogTruncated(StorageError):
+    """The entries asked for were removed by a truncation meanwhile."""
+
+
+class DirectoryInUse(StorageError):
+    """Another process owns this log directory."""
+
+
+class IdentityMismatch(StorageError):
+    """The directory belongs to another node or another cluster than the settings say."""
+
+
+# Transport
+
+
+class TransportError(RaftlogError):
+    """Base of what the wire raises."""
+
+
+class HandshakeRefused(TransportError):
+    """The other side refused the connection; `code` is the WebSocket close code, the text its reason."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(f"{reason} (close code {code})")
+
+
+class FrameRefused(TransportError):
+    """A frame was too large, badly authenticated or not decodable. The message names the field and the limit."""
+
+
+# Apply
+
+
+class ApplyStopped(RaftlogError):
+    """This node cannot apply an entry (an unknown command, an error that is not the command's own). Nothing is skipped."""

@@ -1,0 +1,136 @@
+"""What a node needs from outside: a wire to each peer, a state machine, and callers (Protocols only).
+
+`transport` implements PeerChannel and carries PeerMessages in to ServicePort; `replication`
+implements StateMachine and calls Proposer; `node` puts them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.messages import Message, RaftMessage
+
+# Peer messages that are not Raft's: proposals forwarded to the leader
+
+
+class ForwardProposals(Message, tag="fp"):
+    """A node that is not the leader hands payloads to the one it takes for the leader. `term` is its own."""
+
+    request_id: int
+    payloads: list[bytes]
+
+
+class ForwardResponse(Message, tag="fpr"):
+    """`first_index` 0: nothing was appended, `reason` says why ("not_leader", "overloaded", "too_large", …)."""
+
+    request_id: int
+    first_index: int
+    leader_id: str
+    reason: str
+
+
+PeerMessage = RaftMessage | ForwardProposals | ForwardResponse
+
+# Outcomes of proposals
+
+APPLIED = 0  # result: the command's encoded return value
+FAILED = 1  # result: msgpack (type name, text): the command raised, alike on every node
+REFUSED = 2  # session unknown or expired: not applied now
+NOT_PROPOSED = 3  # nothing was done and nothing will be; result: msgpack (exception class name, text)
+UNKNOWN = 4  # no answer in time; may be applied, now or later
+
+
+class Outcome(msgspec.Struct, array_like=True, frozen=True):
+    """How a proposal ended. `key` is `payload[KEY]`; `index` 0 where it has none."""
+
+    key: bytes
+    status: int
+    index: int
+    result: bytes
+
+
+class StateMachine(Protocol):
+    """Called by the state-machine thread only, outside the monitor; `last_applied` may be read from any thread."""
+
+    @property
+    def last_applied(self) -> int:
+        """Index of the last entry whose effects are durable with it (0: none). Rebuilt from the database at start."""
+        ...
+
+    def apply(self, batch: EntryBatch) -> list[Outcome]:
+        """Apply all entries of `batch` (which starts at last_applied + 1) in order, exactly once.
+
+        Returns an outcome for each client entry. Blocks and retries while the database is unavailable.
+        Raises ApplyStopped where an entry cannot be applied on this node: nothing from that entry on was.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class PeerChannel(Protocol):
+    """One outgoing connection to one peer. connect() and send() are called by the peer's thread only."""
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    def connect(self) -> None:
+        """Connect and authenticate. Blocks at most the connect timeout. Raises TransportError, OSError."""
+        ...
+
+    def send(self, messages: Sequence[PeerMessage], urgent: Callable[[], Sequence[PeerMessage]]) -> None:
+        """Send in order. A message larger than a chunk (256 KiB) travels in chunks; between chunks
+        `urgent()` is asked for messages that go first (heartbeats, answers). Blocks until the socket took it
+        all. Raises TransportError or OSError when the connection is lost (what was sent may have arrived)."""
+        ...
+
+    def close(self) -> None:
+        """Thread-safe, idempotent; wakes a blocked send() or connect()."""
+        ...
+
+
+# What a channel calls, from its reader thread: on_message(message) for each answer, on_close(reason) once.
+OnMessage = Callable[[PeerMessage], None]
+OnClose = Callable[[str], None]
+# (peer_id, on_message, on_close) -> channel; the node gives the peer's address at each connect().
+ChannelFactory = Callable[[str, OnMessage, OnClose], PeerChannel]
+
+
+class ServicePort(Protocol):
+    """What the consumers hand inbound traffic to. No method blocks; call from any thread."""
+
+    def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
+        """Queue a peer's authenticated message for a service thread. `arrived_at` is raftlog.runtime.clock's
+        monotonic time in seconds. `reply` may be called from any thread, any number of times. False: the queue is full
+        (the consumer drops the connection; Raft repeats what matters)."""
+        ...
+
+    def peer_connected(self, peer_id: str) -> None: ...
+
+    def peer_disconnected(self, peer_id: str) -> None:
+        """The inbound connection of this peer ended: where it led, a hint to pre-vote at once."""
+        ...
+
+    def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
+        """Propose client payloads through this node (forwarded where it is not the leader, retried over
+        leader changes; safe because entries carry session and sequence). `done` is called one or more times, from
+        any thread, with outcomes, until each payload has had exactly one; never from inside this call."""
+        ...
+
+    def status(self) -> dict[str, Any]:
+        """What this node knows, as plain data (see NodeStatus in runtime/status.py)."""
+        ...
+
+
+class Proposer(Protocol):
+    """What `replication.propose` needs: the node in this process, or a client of the host's node."""
+
+    def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
+        """As ServicePort.propose. Raises NodeUnavailable where the node cannot be reached (nothing was sent)."""
+        ...
+
+    def status(self) -> dict[str, Any]: ...
