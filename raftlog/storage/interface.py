@@ -7,23 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import msgspec
-
 from raftlog.consensus.entries import EntryBatch
-
-
-class HardState(msgspec.Struct, array_like=True, frozen=True):
-    """Figure 2's persistent state except the log. `voted_for` is "" where no vote was given in `current_term`."""
-
-    current_term: int = 0
-    voted_for: str = ""
-
-
-class TermRun(msgspec.Struct, array_like=True, frozen=True):
-    """From `first_index` on, entries have `term`, up to the next run."""
-
-    first_index: int
-    term: int
+from raftlog.consensus.state import HardState, TermRun
 
 
 class LogStore(Protocol):
@@ -49,6 +34,10 @@ class LogStore(Protocol):
         ...
 
     def term_runs(self) -> list[TermRun]: ...
+
+    def configuration_indices(self) -> list[int]:
+        """Indices of the CONFIGURATION entries held, ascending (found by their kind byte, kept in footers)."""
+        ...
 
     def append(self, batch: EntryBatch) -> None:
         """Write a batch whose first_index is last_index + 1. Raises DiskFull, StorageFailed."""

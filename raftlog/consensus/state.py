@@ -1,0 +1,19 @@
+"""The persistent part of Figure 2's "State" box, as values that storage keeps and the core reads."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class HardState(msgspec.Struct, array_like=True, frozen=True):
+    """Figure 2's persistent state except the log. `voted_for` is "" where no vote was given in `current_term`."""
+
+    current_term: int = 0
+    voted_for: str = ""
+
+
+class TermRun(msgspec.Struct, array_like=True, frozen=True):
+    """From `first_index` on, entries have `term`, up to the next run."""
+
+    first_index: int
+    term: int
