@@ -1,0 +1,308 @@
+"""ConsensusState: the monitor that every thread of a node enters (LogCabin's RaftConsensus, made small).
+
+It holds the lock, the conditions, the Raft core, the log's memory and the waiting callers.
+
+Rules about this file:
+- Nothing here does network I/O or runs a caller's code inside the monitor. Callbacks are collected
+  as *afterwards* and called once the monitor was left.
+- Only a follower's log, and the hard state of whoever changed it, is written inside the monitor
+  (design section 5). A leader's log is written by the log-sync thread.
+- Storage has one writer at a time (rule 6): while `log_writer_busy`, nobody else truncates or appends.
+- Who is notified, and why: `peer_work[p]` something to send to p, or its connection changed;
+  `log_sync_work` unsynced entries; `apply_work` the commit or stable index rose; `election_work`
+  and `step_down_work` a deadline came nearer; `log_writer_idle` the log-sync thread has finished.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from raftlog.consensus.events import Event
+from raftlog.consensus.messages import AppendEntries, RaftMessage
+from raftlog.consensus.log import UnstableEntries
+from raftlog.consensus.raft import Raft
+from raftlog.consensus.state import Role
+from raftlog.exceptions import DiskFull
+from raftlog.runtime import clock
+from raftlog.runtime.log_clock import LogClock
+from raftlog.runtime.monitor import Monitor, MonitorCondition
+from raftlog.runtime.ports import ForwardProposals, ForwardResponse, Outcome, PeerMessage
+from raftlog.runtime.proposals import Done, Proposals
+from raftlog.runtime.reads import ReadDone, Reads
+from raftlog.storage.interface import HardStateStore, LogStore
+
+logger = logging.getLogger("raftlog.consensus")
+
+NO_LEADER_ELECTION_TIMEOUTS = 8  # callers get an answer when there was no leader for so many election timeouts
+
+Afterwards = list[Callable[[], None]]
+
+
+class ConsensusState:
+    """See the module. Public methods say with their `Monitor:` line whether the caller is inside."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        log_store: LogStore,
+        hard_state_store: HardStateStore,
+        monitor: Monitor,
+        *,
+        max_waiting_proposals: int,
+        election_timeout: float,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.raft = raft
+        self.log_store = log_store
+        self.monitor = monitor
+        self.stopping = False
+        # Why appends are refused just now ("": they are not), and the work that found no room; order is kept:
+        # it is written before anything that take_unstable() gives later, a truncation included.
+        self.disk_full = ""
+        self.unwritten: UnstableEntries | None = None
+        # True while the log-sync thread writes outside the monitor.
+        # Invariant: nobody calls log_store.append, sync or truncate_from meanwhile.
+        self.log_writer_busy = False
+        # When a frame of each peer last arrived, stamped by its consumer (rule 6). Written without the monitor.
+        self.arrivals: dict[str, float] = {}
+        self.peer_work: dict[str, MonitorCondition] = {}
+        self.log_sync_work = monitor.condition()
+        self.apply_work = monitor.condition()
+        self.election_work = monitor.condition()
+        self.step_down_work = monitor.condition()
+        self.log_writer_idle = monitor.condition()
+        self.role_changed = monitor.condition()
+        self.reply_routes: dict[str, Callable[[PeerMessage], None]] = {}
+        self.proposals = Proposals(
+            raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
+        )
+        self.reads = Reads(raft)
+        self._log_clock = LogClock()
+        self._hard_state_store = hard_state_store
+        self._on_event = on_event
+        self._seen_commit = raft.commit_index
+        self._seen_leadership = (raft.leader_id, raft.current_term, raft.role)
+        self._step_down_at = float("inf")
+        self._election_at = float("inf")
+
+    # Inbound, from service threads
+
+    def handle_requests(self, peer: str, messages: list[PeerMessage], reply: Callable[[PeerMessage], None]) -> None:
+        """Carry out a peer's RPCs, in order. On a follower the log is written and synced inside.
+
+        Monitor: takes it. Raises StorageFailed, ProtocolViolation.
+        """
+        with self.monitor:
+            self.reply_routes[peer] = reply
+            if any(isinstance(message, AppendEntries) for message in messages):
+                # Rule 6: the log-sync thread's batch is waited for before anything may truncate or append.
+                while self.log_writer_busy and not self.stopping:
+                    self.log_writer_idle.wait_until(float("inf"))
+            now = self.monitor.monotonic()
+            replies: list[PeerMessage] = []
+            for message in messages:
+                if isinstance(message, ForwardProposals):
+                    replies.append(self.proposals.propose_forwarded(message, now))
+                elif not isinstance(message, ForwardResponse):
+                    self.raft.step(message, now)
+            self.save_hard_state()
+            if self.raft.role is not Role.LEADER and not self.log_writer_busy:
+                self._write_log(now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        for answer in replies:
+            reply(answer)
+        run(afterwards)
+
+    def take_log_work(self, now: float) -> UnstableEntries | None:
+        """What the log's writer is to write next. Monitor: held."""
+        if self.unwritten is not None:
+            work, self.unwritten = self.unwritten, None
+            return work
+        return self.raft.take_unstable(now)
+
+    def write(self, work: UnstableEntries) -> bool:
+        """Truncate, append and sync; False where the disk is full. Raises StorageFailed.
+
+        Monitor: held on a follower, not held by the log-sync thread, which has set log_writer_busy.
+        """
+        try:
+            if work.truncate_from:
+                self.log_store.truncate_from(work.truncate_from)
+            if len(work.entries):
+                self.log_store.append(work.entries)
+                self.log_store.sync()
+        except DiskFull as error:
+            if not self.disk_full:
+                logger.error("the disk is full; this node takes no entries until there is room: %s", error)
+            self.disk_full = str(error)
+            return False
+        self.disk_full = ""
+        return True
+
+    def written(self, work: UnstableEntries, succeeded: bool) -> None:
+        """Tell the core what is durable now; keep what could not be written. Monitor: held."""
+        if not succeeded:
+            self.unwritten = work
+        elif len(work.entries):
+            self.raft.stable_to(work.entries.last_index, work.entries.last_term)
+
+    def _write_log(self, now: float) -> None:
+        """A follower's disk write, inside the monitor. Monitor: held."""
+        while not self.disk_full and (work := self.take_log_work(now)) is not None:
+            self.written(work, self.write(work))
+
+    # Inbound, from the reader threads of outgoing connections
+
+    def handle_answers(self, peer: str, messages: Iterable[PeerMessage]) -> None:
+        """Feed a peer's answers in. Monitor: takes it."""
+        afterwards: Afterwards = []
+        with self.monitor:
+            now = self.monitor.monotonic()
+            for message in messages:
+                if isinstance(message, ForwardResponse):
+                    answered = self.proposals.forward_answered(message, now)
+                    afterwards += _calls(answered)
+                elif not isinstance(message, ForwardProposals):
+                    self.raft.step(message, now)
+            self.save_hard_state()
+            afterwards += self.settle(now, wake=(peer,))
+        run(afterwards)
+
+    # From callers
+
+    def propose(self, batches: list[tuple[list[bytes], float, Done]]) -> None:
+        """Place proposals: (payloads, deadline, done) each. Monitor: takes it."""
+        afterwards: Afterwards = []
+        with self.monitor:
+            now = self.monitor.monotonic()
+            for payloads, deadline, done in batches:
+                afterwards += _calls(self.proposals.submit(payloads, deadline, done, now))
+            afterwards += self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
+    def read(self, deadline: float, done: ReadDone) -> None:
+        """Ask for an index that is safe to read at. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.reads.request(deadline, done, now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
+    # After every entry into the monitor
+
+    def save_hard_state(self) -> None:
+        """Make a changed term or vote durable, before anything of that term leaves. Monitor: held."""
+        hard_state = self.raft.unsaved_hard_state
+        if hard_state is not None:
+            self._hard_state_store.save(hard_state)
+            self.raft.hard_state_saved(hard_state)
+
+    def settle(self, now: float, wake: Iterable[str] = ()) -> Afterwards:
+        """Hand over what the core put out, and notify whoever has work now; `wake` names the peers to look at.
+
+        Returns what is to be called outside the monitor, with run(). Monitor: held.
+        """
+        raft = self.raft
+        self.save_hard_state()
+        afterwards: Afterwards = []
+        for message in raft.take_replies():
+            self._route(message, afterwards)
+        for event in raft.take_events():
+            afterwards.append(_call(self._on_event, event))
+        leadership = (raft.leader_id, raft.current_term, raft.role)
+        if leadership != self._seen_leadership:
+            self._seen_leadership = leadership
+            self.proposals.leadership_changed(now)
+            self.role_changed.notify()
+            wake = self.peer_work
+        reads = raft.take_reads()
+        if reads:
+            afterwards += _read_calls(self.reads.confirmed(reads, now))
+        if raft.commit_index != self._seen_commit:
+            self._seen_commit = raft.commit_index
+            wake = self.peer_work
+        if raft.last_applied < min(raft.commit_index, raft.log.stable_index):
+            self.apply_work.notify()
+        if raft.log.stable_index < raft.log.last_index and not self.log_writer_busy:
+            self.log_sync_work.notify()
+        for peer in wake:
+            self.peer_work[peer].notify()
+        self._wake_timers()
+        return afterwards
+
+    def _wake_timers(self) -> None:
+        if self.raft.election_deadline < self._election_at:
+            self.election_work.notify()
+        if self.step_down_deadline < self._step_down_at:
+            self.step_down_work.notify()
+
+    @property
+    def step_down_deadline(self) -> float:
+        """When the step-down timer has something to do. Monitor: held."""
+        return min(self.raft.quorum_deadline, self.proposals.next_deadline, self.reads.next_deadline)
+
+    def wait_for_election_deadline(self) -> None:
+        """Monitor: held."""
+        self._election_at = self.raft.election_deadline
+        self.election_work.wait_until(self._election_at)
+        self._election_at = float("-inf")
+
+    def wait_for_step_down_deadline(self) -> None:
+        """Monitor: held."""
+        self._step_down_at = self.step_down_deadline
+        self.step_down_work.wait_until(self._step_down_at)
+        self._step_down_at = float("-inf")
+
+    # From the state-machine thread
+
+    def applied(self, index: int, outcomes: list[Outcome]) -> None:
+        """Entries up to `index` (inclusive) are in the database: answer their callers. Monitor: takes it."""
+        with self.monitor:
+            self.raft.applied_to(index)
+            afterwards = _calls(self.proposals.resolve(outcomes))
+            afterwards += _read_calls(self.reads.applied())
+            self.role_changed.notify()
+        run(afterwards)
+
+    # Stopping
+
+    def stop(self, text: str) -> None:
+        """Tell every thread to end and answer every caller. Monitor: takes it."""
+        with self.monitor:
+            self.stopping = True
+            afterwards = _calls(self.proposals.end_all(text)) + _read_calls(self.reads.end_all())
+            conditions = [self.log_sync_work, self.apply_work, self.election_work, self.step_down_work]
+            for condition in [*conditions, self.log_writer_idle, self.role_changed, *self.peer_work.values()]:
+                condition.notify()
+        run(afterwards)
+
+    # Inside
+
+    def _log_time(self, now: float) -> int:
+        raft = self.raft
+        return self._log_clock.read(raft.current_term, raft.log.last_log_time, now, clock.wall_microseconds())
+
+    def _route(self, message: RaftMessage, afterwards: Afterwards) -> None:
+        reply = self.reply_routes.get(message.recipient)
+        if reply is not None:
+            afterwards.append(_call(reply, message))
+
+
+def run(afterwards: Afterwards) -> None:
+    """Call what was collected inside the monitor. Monitor: must not be held."""
+    for call in afterwards:
+        call()
+
+
+def _call(function: Callable[[Any], None], argument: Any) -> Callable[[], None]:
+    return lambda: function(argument)
+
+
+def _calls(answered: list[tuple[Done, list[Outcome]]]) -> Afterwards:
+    return [_call(done, outcomes) for done, outcomes in answered]
+
+
+def _read_calls(ready: list[tuple[ReadDone, int, str]]) -> Afterwards:
+    return [lambda done=done, index=index, reason=reason: done(index, reason) for done, index, reason in ready]  # type: ignore[misc]

@@ -1,0 +1,153 @@
+"""A peer thread: one for each other server.
+
+Waits for: its condition (something to send to this peer) or the next heartbeat; for the connection, with backoff.
+Does outside the monitor: connects, reads old entries from disk, sends over its WebSocket, pipelined.
+The answers come in on the channel's reader thread, which enters the monitor by handle_answers().
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from raftlog.consensus.log import FetchEntries
+from raftlog.exceptions import LogTruncated, TransportError
+from raftlog.runtime.consensus_state import ConsensusState, run
+from raftlog.runtime.ports import ChannelFactory, PeerMessage
+
+logger = logging.getLogger("raftlog.transport")
+
+MAX_MESSAGES = 16  # handed to the channel at once
+FIRST_BACKOFF, MAX_BACKOFF = 0.02, 1.0  # seconds
+
+
+class PeerThread:
+    """What one peer thread knows. `main` is its body."""
+
+    def __init__(self, state: ConsensusState, peer: str, channel_factory: ChannelFactory, jitter: Callable[[], float]) -> None:
+        self.peer = peer
+        self.connected = False
+        self.last_error = ""
+        self._state = state
+        self._jitter = jitter  # a number in [0, 1)
+        self._backoff = FIRST_BACKOFF
+        self._work = state.peer_work[peer]
+        self._channel = channel_factory(peer, self._on_message, self._on_close)
+
+    def main(self, now_doing: Callable[[str], None]) -> None:
+        """Keep a connection and send what there is, until the node stops. Monitor: takes it."""
+        while not self._state.stopping:
+            if not self.connected:
+                now_doing("connecting")
+                self._connect()
+                continue
+            messages, fetch = self._collect(now_doing)
+            if fetch is not None:
+                now_doing("reading entries from disk")
+                messages += self._fetch(fetch)
+            if messages:
+                now_doing("sending")
+                try:
+                    self._channel.send(messages, self._urgent)
+                except (OSError, TransportError) as error:
+                    self._on_close(f"{type(error).__name__}: {error}")
+        self._channel.close()
+
+    def close(self) -> None:
+        """Wake the thread out of a blocked send or connect. Any thread."""
+        self._channel.close()
+
+    def _connect(self) -> None:
+        state = self._state
+        try:
+            self._channel.connect()
+        except (OSError, TransportError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            if reason != self.last_error:
+                logger.info("%s cannot connect to %s: %s", state.raft.node_id, self.peer, reason)
+                self.last_error = reason
+            with state.monitor:
+                if not state.stopping:
+                    pause = self._backoff * (0.5 + self._jitter() / 2)
+                    self._work_wait(pause)
+            self._backoff = min(self._backoff * 2, MAX_BACKOFF)
+            return
+        with state.monitor:
+            self.connected = True
+            self.last_error = ""
+            self._backoff = FIRST_BACKOFF
+            now = state.monitor.monotonic()
+            state.raft.peer_reset(self.peer)
+            if state.raft.leader_id == self.peer:
+                state.proposals.leadership_changed(now)
+            afterwards = state.settle(now, wake=(self.peer,))
+        logger.info("%s is connected to %s", state.raft.node_id, self.peer)
+        run(afterwards)
+
+    def _work_wait(self, pause: float) -> None:
+        """Sleep inside the monitor; other notifies of this condition do not end it early. Monitor: held."""
+        state = self._state
+        until = state.monitor.monotonic() + pause
+        while not state.stopping and state.monitor.monotonic() < until:
+            self._work.wait_until(until)
+
+    def _collect(self, now_doing: Callable[[str], None]) -> tuple[list[PeerMessage], FetchEntries | None]:
+        """Wait until there is something to send, and take it. Monitor: takes it."""
+        state = self._state
+        with state.monitor:
+            while not state.stopping and self.connected:
+                now = state.monitor.monotonic()
+                messages: list[PeerMessage] = []
+                while len(messages) < MAX_MESSAGES:
+                    message = state.raft.next_message(self.peer, now)
+                    if message is None:
+                        break
+                    if isinstance(message, FetchEntries):
+                        return messages, message
+                    messages.append(message)
+                forward = state.proposals.take_forward(self.peer)
+                if forward is not None:
+                    messages.append(forward)
+                if messages:
+                    return messages, None
+                now_doing("waiting for something to send")
+                self._work.wait_until(state.raft.next_deadline(self.peer))
+        return [], None
+
+    def _fetch(self, fetch: FetchEntries) -> list[PeerMessage]:
+        state = self._state
+        try:
+            batch = state.log_store.read(fetch.first_index, fetch.last_index, fetch.max_bytes)
+        except LogTruncated:
+            return []
+        with state.monitor:
+            message = state.raft.fetched(fetch, batch, state.monitor.monotonic())
+        return [message] if message is not None else []
+
+    def _urgent(self) -> list[PeerMessage]:
+        """Between two chunks of a large message: heartbeats, votes. Monitor: takes it."""
+        state = self._state
+        with state.monitor:
+            message = state.raft.next_message(self.peer, state.monitor.monotonic(), urgent=True)
+        return [message] if message is not None and not isinstance(message, FetchEntries) else []
+
+    def _on_message(self, message: PeerMessage) -> None:
+        self._state.handle_answers(self.peer, (message,))
+
+    def _on_close(self, reason: str) -> None:
+        """The connection ended; called by the reader thread or by the peer thread itself, maybe by both."""
+        state = self._state
+        self._channel.close()
+        with state.monitor:
+            if not self.connected:
+                return
+            self.connected = False
+            self.last_error = reason
+            now = state.monitor.monotonic()
+            state.raft.peer_reset(self.peer)
+            state.proposals.peer_lost(self.peer, now)
+            if state.raft.leader_id == self.peer:
+                state.raft.suspect_leader(self.peer, now)
+            afterwards = state.settle(now, wake=(self.peer,))
+        logger.info("%s lost its connection to %s: %s", state.raft.node_id, self.peer, reason)
+        run(afterwards)

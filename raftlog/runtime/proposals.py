@@ -1,0 +1,264 @@
+"""Callers waiting for their proposals, and the way of a proposal to whoever leads.
+
+A proposal is *placed* with a leader: appended here, or forwarded to the peer that leads. It is placed
+again whenever the leader or its term changes, the connection is lost, or the leader refuses; that is
+safe because entries carry (session, sequence) and repeats are recognised when they are applied
+(rule 1 of the design). It ends with the outcome of its application on *this* node, so that the caller
+reads its own write here; or at its deadline, with "unknown" where some placement may have put it into
+a log, and "not proposed" where none did.
+
+Monitor: held, in every method.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from raftlog.consensus.entries import KEY
+from raftlog.consensus.raft import Raft
+from raftlog.consensus.state import Role
+from raftlog.exceptions import NotLeader, Overloaded
+from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
+
+Done = Callable[[list[Outcome]], None]
+
+MAX_FORWARD_BYTES: Final = 1 << 20  # payload bytes in one ForwardProposals; one larger payload still goes, alone
+RETRY_INTERVAL: Final = 0.05  # seconds until a refused proposal is placed again with the same leader
+
+
+def refusal(key: bytes, error: str, text: str) -> Outcome:
+    """The outcome "nothing was done", with the name of the exception that the caller raises."""
+    return Outcome(key, NOT_PROPOSED, 0, msgspec.msgpack.encode((error, text)))
+
+
+class Waiter:
+    """One proposal that has no outcome yet."""
+
+    __slots__ = ("done", "doubts", "payload", "placed_with", "placed_term")
+
+    def __init__(self, payload: bytes, done: Done) -> None:
+        self.payload = payload
+        self.done = done
+        # Where it was placed last ("": nowhere just now), and in which term.
+        self.placed_with = ""
+        self.placed_term = 0
+        # Placements that may have put it into a log: raised by placing, lowered by a refusal that says it did not.
+        self.doubts = 0
+
+
+class Proposals:
+    """All proposals of this node's callers."""
+
+    def __init__(self, raft: Raft, log_time: Callable[[float], int], max_waiting: int, no_leader_timeout: float) -> None:
+        self._raft = raft
+        self._log_time = log_time
+        self._max_waiting = max_waiting
+        self._no_leader_timeout = no_leader_timeout
+        self._waiters: dict[bytes, Waiter] = {}
+        self._unplaced: list[bytes] = []
+        self._retry_at = float("inf")
+        self._to_forward: list[bytes] = []
+        self._forwarded: dict[int, tuple[str, list[bytes]]] = {}
+        self._next_request_id = 1
+        self._deadlines: list[tuple[float, int, list[bytes]]] = []
+        self._leaderless_since: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    # From callers
+
+    def submit(
+        self, payloads: list[bytes], deadline: float, done: Done, now: float
+    ) -> list[tuple[Done, list[Outcome]]]:
+        """Take proposals of one caller; `done` gets an outcome for each, once. Returns those refused at once."""
+        room = max(self._max_waiting - len(self._waiters), 0)
+        refused: list[tuple[Done, list[Outcome]]] = []
+        if len(payloads) > room:
+            text = f"{len(self._waiters)} proposals are waiting on this node, its limit is {self._max_waiting}"
+            refused = [(done, [refusal(payload[KEY], "Overloaded", text) for payload in payloads[room:]])]
+            payloads = payloads[:room]
+        keys: list[bytes] = []
+        fresh: list[bytes] = []
+        for payload in payloads:
+            key = payload[KEY]
+            keys.append(key)
+            waiting = self._waiters.get(key)
+            if waiting is None:
+                self._waiters[key] = Waiter(payload, done)
+                fresh.append(key)
+            else:  # the same caller over a new connection
+                waiting.done = done
+        heapq.heappush(self._deadlines, (deadline, self._next_request_id, keys))
+        self._next_request_id += 1
+        self._place(fresh, now)
+        return refused
+
+    def propose_forwarded(self, message: ForwardProposals, now: float) -> ForwardResponse:
+        """Another node's proposals: append them here if this server leads."""
+        raft = self._raft
+        first_index, reason = 0, ""
+        try:
+            first_index = raft.propose(message.payloads, self._log_time(now), now).index
+        except NotLeader:
+            reason = "not_leader"
+        except Overloaded:
+            reason = "overloaded"
+        return ForwardResponse(
+            raft.current_term, message.recipient, message.sender, message.request_id, first_index, raft.leader_id, reason
+        )
+
+    # From the log
+
+    def resolve(self, outcomes: Iterable[Outcome]) -> list[tuple[Done, list[Outcome]]]:
+        """Match applied entries with their callers. The caller calls each Done after it has left the monitor."""
+        answered: dict[Done, list[Outcome]] = {}
+        pop = self._waiters.pop
+        for outcome in outcomes:
+            waiter = pop(outcome.key, None)
+            if waiter is not None:
+                answered.setdefault(waiter.done, []).append(outcome)
+        return list(answered.items())
+
+    # From changes of leadership and the wire
+
+    def leadership_changed(self, now: float) -> None:
+        """Place again whatever is not placed with the present leader in the present term."""
+        raft = self._raft
+        self._leaderless_since = None if raft.leader_id else (self._leaderless_since or now)
+        place = (raft.leader_id, raft.current_term)
+        self._to_forward.clear()
+        self._forwarded.clear()
+        self._unplaced.clear()
+        self._place(
+            [key for key, waiter in self._waiters.items() if (waiter.placed_with, waiter.placed_term) != place], now
+        )
+
+    def take_forward(self, peer: str) -> ForwardProposals | None:
+        """What the thread of `peer` is to forward to it now."""
+        raft = self._raft
+        if not self._to_forward or raft.leader_id != peer:
+            return None
+        keys: list[bytes] = []
+        payloads: list[bytes] = []
+        size = taken = 0
+        for key in self._to_forward:
+            waiter = self._waiters.get(key)
+            if waiter is not None:
+                size += len(waiter.payload)
+                if payloads and size > MAX_FORWARD_BYTES:
+                    break
+                waiter.doubts += 1
+                keys.append(key)
+                payloads.append(waiter.payload)
+            taken += 1
+        del self._to_forward[:taken]
+        if not payloads:
+            return None
+        request_id = self._next_request_id
+        self._next_request_id += 1
+        self._forwarded[request_id] = (peer, keys)
+        return ForwardProposals(raft.current_term, raft.node_id, peer, request_id, payloads)
+
+    def forward_answered(self, response: ForwardResponse, now: float) -> list[tuple[Done, list[Outcome]]]:
+        """The leader's word on what was forwarded: appended, or why not."""
+        _, keys = self._forwarded.pop(response.request_id, ("", []))
+        if response.first_index:
+            return []
+        refused: list[bytes] = []
+        for key in keys:
+            waiter = self._waiters.get(key)
+            if waiter is not None:
+                waiter.doubts -= 1
+                waiter.placed_with = ""
+                refused.append(key)
+        if response.reason == "overloaded":
+            return self._end([key for key in refused if not self._waiters[key].doubts], "Overloaded", "the leader has too much to do")
+        self._park(refused, now)
+        return []
+
+    def peer_lost(self, peer: str, now: float) -> None:
+        """The connection to `peer` ended: what was forwarded over it is in doubt and is placed again."""
+        lost = [request_id for request_id, (to, _) in self._forwarded.items() if to == peer]
+        for request_id in lost:
+            keys = [key for key in self._forwarded.pop(request_id)[1] if key in self._waiters]
+            for key in keys:
+                self._waiters[key].placed_with = ""
+            self._park(keys, now)
+
+    # From the timer
+
+    @property
+    def next_deadline(self) -> float:
+        """When expire() has something to do."""
+        deadline = min(self._retry_at, self._deadlines[0][0] if self._deadlines else float("inf"))
+        if self._leaderless_since is not None and self._waiters:
+            deadline = min(deadline, self._leaderless_since + self._no_leader_timeout)
+        return deadline
+
+    def expire(self, now: float) -> list[tuple[Done, list[Outcome]]]:
+        """Retry what was refused; end what is past its deadline, or without a leader for too long."""
+        if now >= self._retry_at:
+            self._retry_at = float("inf")
+            unplaced, self._unplaced = self._unplaced, []
+            self._place(unplaced, now)
+        ended: list[bytes] = []
+        text = "no answer within the time limit"
+        while self._deadlines and self._deadlines[0][0] <= now:
+            ended.extend(heapq.heappop(self._deadlines)[2])
+        if self._leaderless_since is not None and now >= self._leaderless_since + self._no_leader_timeout:
+            ended = list(self._waiters)
+            self._leaderless_since = now
+        if self._raft.leader_id == "":
+            text = f"no leader: no majority of {sorted(self._raft.configuration.voters)} can be reached from {self._raft.node_id}"
+        return self._end(ended, "NoLeader", text)
+
+    def end_all(self, text: str) -> list[tuple[Done, list[Outcome]]]:
+        """The node stops: every caller gets an answer."""
+        return self._end(list(self._waiters), "NodeUnavailable", text)
+
+    # Inside
+
+    def _end(self, keys: list[bytes], error: str, text: str) -> list[tuple[Done, list[Outcome]]]:
+        outcomes: list[Outcome] = []
+        for key in keys:
+            waiter = self._waiters.get(key)
+            if waiter is None:
+                continue
+            if waiter.doubts:
+                outcomes.append(Outcome(key, UNKNOWN, 0, msgspec.msgpack.encode(("OutcomeUnknown", text))))
+            else:
+                outcomes.append(refusal(key, error, text))
+        return self.resolve(outcomes)
+
+    def _park(self, keys: list[bytes], now: float) -> None:
+        if keys:
+            self._unplaced.extend(keys)
+            self._retry_at = min(self._retry_at, now + RETRY_INTERVAL)
+
+    def _place(self, keys: list[bytes], now: float) -> None:
+        raft = self._raft
+        keys = [key for key in keys if key in self._waiters]
+        if not keys:
+            return
+        if raft.role is Role.LEADER:
+            try:
+                raft.propose([self._waiters[key].payload for key in keys], self._log_time(now), now)
+            except (NotLeader, Overloaded):
+                self._park(keys, now)
+                return
+            for key in keys:
+                self._waiters[key].doubts += 1
+        elif raft.leader_id:
+            self._to_forward.extend(keys)
+        else:
+            self._leaderless_since = self._leaderless_since or now
+            self._unplaced.extend(keys)
+            return
+        for key in keys:
+            waiter = self._waiters[key]
+            waiter.placed_with, waiter.placed_term = raft.leader_id, raft.current_term

@@ -1,0 +1,196 @@
+"""RaftServer: the monitor and all six kinds of thread of one node, started and stopped together.
+
+No Django and no sockets here: the wire comes as a ChannelFactory, the database as a StateMachine.
+It implements ports.ServicePort for the consumers and ports.Proposer for callers in this process.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from raftlog.consensus.entries import CLIENT_KINDS, HEADER_BYTES
+from raftlog.consensus.events import Event
+from raftlog.consensus.raft import Raft
+from raftlog.consensus.state import Role
+from raftlog.exceptions import PayloadTooLarge
+from raftlog.runtime.apply import state_machine_main
+from raftlog.runtime.consensus_state import ConsensusState, run
+from raftlog.runtime.election_timer import election_timer_main
+from raftlog.runtime.log_sync import log_sync_main
+from raftlog.runtime.monitor import Monitor
+from raftlog.runtime.peer import PeerThread
+from raftlog.runtime.ports import ChannelFactory, PeerMessage, StateMachine
+from raftlog.runtime.proposals import Done, refusal
+from raftlog.runtime.service import Service
+from raftlog.runtime.status import node_status
+from raftlog.runtime.step_down_timer import step_down_timer_main
+from raftlog.runtime.threads import NodeThread
+from raftlog.storage.interface import HardStateStore, LogStore
+
+logger = logging.getLogger("raftlog.runtime")
+
+SERVICE_THREADS: Final = 3
+
+
+class RaftServer:
+    """One node's threads. start() once, stop() once; the other methods from any thread."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        log_store: LogStore,
+        hard_state_store: HardStateStore,
+        machine: StateMachine,
+        channel_factory: ChannelFactory,
+        *,
+        election_timeout: float,
+        max_waiting_proposals: int,
+        max_payload_bytes: int,
+        peers: list[str],
+        rng: random.Random,
+        on_event: Callable[[Event], None] = lambda event: None,
+    ) -> None:
+        self.state = ConsensusState(
+            raft,
+            log_store,
+            hard_state_store,
+            Monitor(),
+            max_waiting_proposals=max_waiting_proposals,
+            election_timeout=election_timeout,
+            on_event=partial(_log_event, raft.node_id, on_event),
+        )
+        # Set once, with `failure`, when a thread died: the process must end.
+        self.failed = threading.Event()
+        self.failure = ""
+        self._machine = machine
+        self._election_timeout = election_timeout
+        self._max_payload_bytes = max_payload_bytes
+        self._service = Service(self.state)
+        self.peers: dict[str, PeerThread] = {}
+        for peer in peers:
+            self.state.peer_work[peer] = self.state.monitor.condition()
+            self.peers[peer] = PeerThread(self.state, peer, channel_factory, rng.random)
+        self.threads = self._make_threads()
+
+    def _make_threads(self) -> list[NodeThread]:
+        threads: list[NodeThread] = []
+
+        def add(name: str, main: Callable[[Callable[[str], None]], None]) -> None:
+            thread = NodeThread(f"raftlog-{self.state.raft.node_id}-{name}", lambda: main(thread.now_doing), self._died)
+            threads.append(thread)
+
+        add("log-sync", partial(log_sync_main, self.state))
+        add("apply", partial(state_machine_main, self.state, self._machine))
+        add("election-timer", partial(election_timer_main, self.state))
+        add("step-down-timer", partial(step_down_timer_main, self.state))
+        for number in range(SERVICE_THREADS):
+            add(f"service-{number}", self._service.main)
+        for peer, peer_thread in self.peers.items():
+            add(f"peer-{peer}", peer_thread.main)
+        return threads
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self, timeout: float) -> list[str]:
+        """Hand leadership over, answer the waiting callers, end all threads within `timeout` seconds.
+
+        Returns the names of threads that did not end in time. Monitor: must not be held.
+        """
+        deadline = self.state.monitor.monotonic() + timeout
+        if not self.failed.is_set():
+            self._hand_over(min(deadline, self.state.monitor.monotonic() + 2 * self._election_timeout))
+        self._service.stop()
+        self.state.stop("the node is stopping")
+        for peer_thread in self.peers.values():
+            peer_thread.close()
+        interrupt = getattr(self._machine, "interrupt", None)
+        if interrupt is not None:
+            interrupt()
+        return [t.name for t in self.threads if not t.join(deadline - self.state.monitor.monotonic())]
+
+    def _hand_over(self, deadline: float) -> None:
+        """Transfer leadership to the most advanced voter that answers, and wait until this node does not lead."""
+        state = self.state
+        with state.monitor:
+            raft = state.raft
+            if raft.role is not Role.LEADER:
+                return
+            voters = raft.configuration.all_voters - {raft.node_id}
+            candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
+            if not candidates:
+                return
+            to = max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer))
+            now = state.monitor.monotonic()
+            raft.transfer_leadership(to, now)
+            afterwards = state.settle(now, wake=state.peer_work)
+        run(afterwards)
+        logger.info("%s hands leadership over to %s", raft.node_id, to)
+        with state.monitor:
+            while raft.role is Role.LEADER and state.monitor.monotonic() < deadline:
+                state.role_changed.wait_until(deadline)
+
+    def _died(self, name: str, error: BaseException) -> None:
+        if not self.failed.is_set():
+            self.failure = f"thread {name} died: {type(error).__name__}: {error}"
+            self.failed.set()
+
+    # ports.ServicePort and ports.Proposer
+
+    def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
+        if message.sender not in self.peers:
+            return False
+        return self._service.submit(message, arrived_at, reply)
+
+    def peer_connected(self, peer_id: str) -> None:
+        logger.info("%s: %s has connected", self.state.raft.node_id, peer_id)
+
+    def peer_disconnected(self, peer_id: str) -> None:
+        self._service.peer_disconnected(peer_id)
+
+    def propose(self, payloads: list[bytes], timeout: float, done: Done) -> None:
+        good: list[bytes] = []
+        bad = []
+        for payload in payloads:
+            if len(payload) < HEADER_BYTES or payload[0] not in CLIENT_KINDS:
+                bad.append(refusal(payload[1:25], "InvalidEntry", "a payload without a client's header"))
+            elif len(payload) > self._max_payload_bytes:
+                text = f"a payload of {len(payload)} bytes; the limit is {self._max_payload_bytes}"
+                bad.append(refusal(payload[1:25], PayloadTooLarge.__name__, text))
+            else:
+                good.append(payload)
+        if bad:
+            done(bad)
+        if good:
+            self._service.propose(good, timeout, done)
+
+    def read_index(self, timeout: float) -> tuple[int, str]:
+        """Wait until this node has applied all that was committed before this call: (applied index, "").
+
+        (0, reason) where no leader confirmed that within `timeout` seconds. Monitor: takes it.
+        """
+        answered = threading.Event()
+        answer: list[tuple[int, str]] = []
+
+        def done(index: int, reason: str) -> None:
+            answer.append((index, reason))
+            answered.set()
+
+        self.state.read(self.state.monitor.monotonic() + timeout, done)
+        if not answered.wait(timeout + 1.0):
+            return 0, "no answer within the time limit"
+        return answer[0]
+
+    def status(self) -> dict[str, Any]:
+        return node_status(self.state, self._machine, self.peers, self.threads)
+
+
+def _log_event(node_id: str, on_event: Callable[[Event], None], event: Event) -> None:
+    logger.info("%s %s", node_id, event)
+    on_event(event)

@@ -1,0 +1,116 @@
+"""The service threads: a small pool that carries out what comes in.
+
+Wait for: frames handed over by the consumers, one inbox a peer and one for proposals of callers.
+A thread takes *all* that is in one inbox, in order, and no other thread touches that inbox until it is done: a peer's
+messages are never reordered, and a follower syncs once for all of them.
+Do inside the monitor: the RPC; on a follower the write and sync of the log. Outside: the answers.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from raftlog.runtime import clock
+from raftlog.runtime.consensus_state import ConsensusState, run
+from raftlog.runtime.ports import PeerMessage
+from raftlog.runtime.proposals import Done
+
+MAX_INBOX: Final = 1024  # messages of one peer waiting for a service thread
+
+Proposal = tuple[list[bytes], float, Done]
+
+
+class Service:
+    """Implements the inbound half of ports.ServicePort. Any thread may call the public methods."""
+
+    def __init__(self, state: ConsensusState) -> None:
+        self._state = state
+        # Protects the inboxes only; never held together with the monitor.
+        self._lock = threading.Condition()
+        self._inboxes: dict[str, deque[PeerMessage]] = {}
+        self._replies: dict[str, Callable[[PeerMessage], None]] = {}
+        self._proposals: list[Proposal] = []
+        self._ready: deque[str] = deque()
+        self._taken: set[str] = set()
+        self._stopping = False
+
+    def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
+        peer = message.sender
+        self._state.arrivals[peer] = arrived_at
+        with self._lock:
+            inbox = self._inboxes.get(peer)
+            if inbox is None:
+                inbox = self._inboxes[peer] = deque()
+            if len(inbox) >= MAX_INBOX or self._stopping:
+                return False
+            inbox.append(message)
+            self._replies[peer] = reply
+            self._make_ready(peer)
+        return True
+
+    def propose(self, payloads: list[bytes], timeout: float, done: Done) -> None:
+        deadline = clock.monotonic() + timeout
+        with self._lock:
+            self._proposals.append((payloads, deadline, done))
+            self._make_ready("")
+
+    def peer_disconnected(self, peer: str) -> None:
+        """The inbound connection of `peer` ended: where it led, pre-vote soon (safe: pre-vote changes nothing)."""
+        state = self._state
+        with self._lock:
+            self._replies.pop(peer, None)
+        with state.monitor:
+            now = state.monitor.monotonic()
+            if state.raft.leader_id == peer:
+                state.raft.suspect_leader(peer, now)
+            afterwards = state.settle(now)
+        run(afterwards)
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopping = True
+            self._lock.notify_all()
+
+    def main(self, now_doing: Callable[[str], None]) -> None:
+        """Body of each service thread. Monitor: takes it."""
+        while True:
+            with self._lock:
+                while not self._ready and not self._stopping:
+                    now_doing("waiting for requests")
+                    self._lock.wait()
+                if self._stopping:
+                    return
+                source = self._ready.popleft()
+                self._taken.add(source)
+                messages, proposals = self._take(source)
+                reply = self._replies.get(source, _no_reply)
+            now_doing(f"serving {source}" if source else "proposing")
+            if proposals:
+                self._state.propose(proposals)
+            if messages:
+                self._state.handle_requests(source, messages, reply)
+            with self._lock:
+                self._taken.discard(source)
+                if self._proposals if source == "" else self._inboxes[source]:
+                    self._make_ready(source)
+
+    def _take(self, source: str) -> tuple[list[PeerMessage], list[Proposal]]:
+        if source == "":
+            proposals, self._proposals = self._proposals, []
+            return [], proposals
+        inbox = self._inboxes[source]
+        messages = list(inbox)
+        inbox.clear()
+        return messages, []
+
+    def _make_ready(self, source: str) -> None:
+        if source not in self._taken and source not in self._ready:
+            self._ready.append(source)
+            self._lock.notify()
+
+
+def _no_reply(message: PeerMessage) -> None:
+    """The connection that the request came over is gone; its sender asks again."""

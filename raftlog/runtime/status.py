@@ -1,0 +1,80 @@
+"""What a node knows of itself and its peers, as plain data for `raft status`, the admin and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from raftlog.consensus.state import Role
+from raftlog.runtime.consensus_state import ConsensusState
+from raftlog.runtime.peer import PeerThread
+from raftlog.runtime.ports import StateMachine
+from raftlog.runtime.threads import NodeThread
+
+
+def node_status(
+    state: ConsensusState,
+    machine: StateMachine,
+    peers: Mapping[str, PeerThread],
+    threads: Iterable[NodeThread],
+) -> dict[str, Any]:
+    """Indices are inclusive; times are seconds. Monitor: takes it."""
+    with state.monitor:
+        raft = state.raft
+        now = state.monitor.monotonic()
+        members = {node_id: _member(state, peers, node_id, now) for node_id in sorted(raft.configuration.servers)}
+        status: dict[str, Any] = {
+            "node_id": raft.node_id,
+            "cluster_id": raft.configuration.cluster_id,
+            "incarnation": raft.incarnation,
+            "role": raft.role.name.lower(),
+            "current_term": raft.current_term,
+            "voted_for": raft.voted_for,
+            "leader_id": raft.leader_id,
+            "commit_index": raft.commit_index,
+            "last_applied": raft.last_applied,
+            "last_index": raft.log.last_index,
+            "stable_index": raft.log.stable_index,
+            "first_index": raft.log.first_index,
+            "configuration_index": raft.configuration_index,
+            "waiting_proposals": len(state.proposals),
+            "members": members,
+        }
+        problems = [f"the disk is full: {state.disk_full}"] if state.disk_full else []
+        if not raft.leader_id:
+            problems.append("no leader is known")
+    last_error = getattr(machine, "last_error", "")
+    if last_error:
+        problems.append(f"apply: {last_error}")
+    status["problems"] = problems
+    status["healthy"] = not problems
+    status["threads"] = {
+        thread.name: {"doing": thread.doing, "seconds": round(max(0.0, now - thread.since), 3)} for thread in threads
+    }
+    return status
+
+
+def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str, now: float) -> dict[str, Any]:
+    raft = state.raft
+    server = raft.configuration.servers[node_id]
+    member: dict[str, Any] = {
+        "address": server.address,
+        "incarnation": server.incarnation,
+        "voter": raft.configuration.is_voter(node_id),
+        "learner": node_id in raft.configuration.learners,
+        "connected": node_id == raft.node_id or (node_id in peers and peers[node_id].connected),
+        "last_error": peers[node_id].last_error if node_id in peers else "",
+        "last_contact": None,
+        "match_index": None,
+        "next_index": None,
+        "lag": None,
+    }
+    arrived_at = state.arrivals.get(node_id)
+    if arrived_at is not None:
+        member["last_contact"] = round(now - arrived_at, 3)
+    progress = raft.progress.get(node_id)
+    if raft.role is Role.LEADER and progress is not None:
+        member["match_index"] = progress.match_index
+        member["next_index"] = progress.next_index
+        member["lag"] = raft.log.last_index - progress.match_index
+    return member
