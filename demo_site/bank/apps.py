@@ -1,0 +1,8 @@
+"""The bank."""
+
+from django.apps import AppConfig
+
+
+class BankConfig(AppConfig):
+    name = "demo_site.bank"
+    label = "bank"
