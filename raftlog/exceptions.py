@@ -141,7 +141,12 @@ class HandshakeRefused(TransportError):
 
 
 class FrameRefused(TransportError):
-    """A frame was too large, badly authenticated or not decodable. The message names the field and the limit."""
+    """A frame was too large, badly authenticated or not decodable. The message names the field and the limit;
+    `code` is the WebSocket close code that the sender of the frame gets."""
+
+    def __init__(self, message: str, code: int = 4400) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 # Apply
