@@ -48,6 +48,11 @@ padding:0 3px;border:1px solid #5a8;background:#e4f5ec;border-radius:3px;font-si
 .op:hover{overflow:visible;z-index:3;min-width:max-content}pre{background:#f7f7f7;padding:1em;overflow:auto}
 """.strip()
 
+_LEGEND: Final = (
+    "Numbers: the longest order that holds. Red: fits nowhere after it. Yellow: pending then, tried too. "
+    "Dotted: never answered. Time runs to the right, one step for each call or answer."
+)
+
 
 def counterexample_html(found: Counterexample) -> str:
     """A timeline: one lane a client, numbers are the order found, red is what fits nowhere."""
@@ -81,8 +86,7 @@ def counterexample_html(found: Counterexample) -> str:
     heading = "Not linearizable" + ("" if found.partition is None else f": key {html.escape(repr(found.partition))}")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
-        f"<style>{_STYLE}</style></head>\n<body><h1>{heading}</h1><p>Numbers: the longest order that holds. Red: fits nowhere after it. Yellow: "
-        f"pending, tried too. Dotted: never answered. Time runs to the right, one step for each call or answer.</p>\n{rows}"
+        f"<style>{_STYLE}</style></head>\n<body><h1>{heading}</h1><p>{_LEGEND}</p>\n{rows}"
         f"<pre>{html.escape(counterexample_text(found))}</pre></body></html>\n"
     )
 
