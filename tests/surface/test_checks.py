@@ -89,7 +89,7 @@ def test_one_node_may_cache_as_it_likes():
 @isolate_apps("tests.surface")
 @pytest.mark.parametrize(("settings", "expected"), [(THREE_NODES, ["raftlog.W001"]), ({}, [])])
 def test_files_that_are_kept_on_one_host_are_warned_of(settings, expected, monkeypatch):
-    class Photo(models.Model):  # noqa: DJ008: it is never shown
+    class Photo(models.Model):  # noqa: DJ008 (never shown)
         image = models.FileField(storage=FileSystemStorage())
 
         class Meta:

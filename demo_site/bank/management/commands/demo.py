@@ -1,0 +1,153 @@
+"""`manage.py demo`: a cluster on this machine that loses its leader in the middle of writing, and nothing else."""
+
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from demo_site.demo.scenario import Result, Scenario
+from demo_site.demo.story import Story
+from raftlog.exceptions import RaftlogError
+from raftlog.management.commands.raft import HelpFormatter
+from raftlog.management.output import Output, table
+from raftlog.testing.processes import ProcessCluster
+
+MAX_NODES = 25
+
+
+class Command(BaseCommand):
+    help = "Start a cluster, kill its leader in the middle of writing, and show that nothing was lost or doubled."
+    requires_system_checks: list[str] = []
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        epilog = (
+            "examples:\n"
+            "  manage.py demo                     three nodes; the leader is killed\n"
+            "  manage.py demo --nodes 7 --kill 3  three of seven at once\n"
+            "  manage.py demo --serve             left running afterwards, to look at in a browser\n\n"
+            "exit code 0 only if no acknowledged command is missing, none was applied twice and all databases are equal"
+        )
+        return super().create_parser(prog_name, subcommand, epilog=epilog, formatter_class=HelpFormatter, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default: 3)")
+        parser.add_argument("--kill", type=int, default=None, help="how many at once, the leader first (default: 1)")
+        parser.add_argument("--commands", type=int, default=2000, help="how many transfers to make (default: 2000)")
+        parser.add_argument("--dir", type=Path, help="folder for logs and databases, kept (default: a temporary one)")
+        parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
+        parser.add_argument("--serve", action="store_true", help="leave the cluster running until Ctrl-C")
+        parser.add_argument("--json", action="store_true", help="end with one JSON object; the story goes to stderr")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        nodes, kill = options["nodes"], options["kill"]
+        kill = (1 if nodes > 2 else 0) if kill is None else kill
+        refuse_impossible(nodes, kill, options["commands"])
+        directory = make_directory(options["dir"])
+        previous = signal.signal(signal.SIGTERM, _exit_on_signal)
+        kept = options["dir"] is not None or options["keep"]
+        try:
+            result = self._play(directory, nodes, kill, options)
+        except KeyboardInterrupt:
+            self.stderr.write("interrupted; the nodes were ended")
+            sys.exit(130)
+        except RaftlogError as error:
+            kept = True
+            raise CommandError(f"{error}\nThe folders are kept in {directory}") from error
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            if not kept:
+                shutil.rmtree(directory, ignore_errors=True)
+        if not result.ok:
+            sys.exit(1)
+
+    def _play(self, directory: Path, nodes: int, kill: int, options: dict[str, Any]) -> Result:
+        output = Output(self.stdout, as_json=options["json"])
+        story_stream = Output(self.stderr).stream if options["json"] else output.stream
+        manage = [sys.executable, str(Path(django_settings.BASE_DIR) / "manage.py")]
+        with ProcessCluster(nodes, directory, command=manage, options={"CLUSTER": "demo"}) as cluster:
+            with Story(story_stream, list(cluster.nodes), options["commands"]) as story:
+                story.say(f"making {nodes} databases in {directory}")
+                cluster.make_databases()
+                result = Scenario(cluster, story, commands=options["commands"], kill=kill).run()
+            tell(result, output)
+            if options["serve"]:
+                serve(cluster, output)
+            output.result(result.as_dict())
+        return result
+
+
+def refuse_impossible(nodes: int, kill: int, commands: int) -> None:
+    """Raises CommandError with the reason why this cannot be shown."""
+    if not 1 <= nodes <= MAX_NODES:
+        raise CommandError(f"--nodes {nodes}: choose from 1 to {MAX_NODES}.")
+    most, majority = (nodes - 1) // 2, nodes // 2 + 1
+    if not 0 <= kill <= most:
+        raise CommandError(
+            f"--kill {kill}: of {nodes} nodes at most {most} may be down, since a majority ({majority}) must be up "
+            f"to elect a leader and to write. {2 * kill + 1} nodes survive {kill}."
+            if kill > 0
+            else f"--kill {kill}: it cannot be negative."
+        )
+    if commands < 1:
+        raise CommandError(f"--commands {commands}: at least 1 is needed.")
+
+
+def make_directory(directory: Path | None) -> Path:
+    if directory is None:
+        return Path(tempfile.mkdtemp(prefix="raftlog-demo-"))
+    directory = directory.absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    if any(directory.iterdir()):
+        raise CommandError(
+            f"--dir {directory}: it is not empty; each demo is a new cluster and needs a folder of its own."
+        )
+    return directory
+
+
+def tell(result: Result, output: Output) -> None:
+    """The summary for people."""
+    rows = [
+        ["acknowledged", result.acknowledged, "commands whose writer was told that they are done"],
+        ["lost", result.lost, "acknowledged, but missing in some node's database"],
+        ["doubled", result.doubled, "applied more than once"],
+        ["databases equal", result.databases_equal, "all rows of all replicated tables, on all nodes"],
+        ["failover", in_ms(result.failover_ms), "from kill -9 until another node leads"],
+        ["write gap", in_ms(result.write_gap_ms), "longest time without an acknowledged write around the kill"],
+        [
+            "catch-up",
+            in_ms(result.catch_up_ms),
+            "from starting the killed again until they had applied what they missed",
+        ],
+    ]
+    output.line()
+    output.show(table(["", "", ""], rows))
+    for problem in result.problems:
+        output.line(f"PROBLEM: {problem}", "bold red")
+    verdict = "OK: nothing lost, nothing doubled, all databases equal." if result.ok else "FAILED."
+    output.line(verdict, "bold green" if result.ok else "bold red")
+
+
+def in_ms(value: float | None) -> str | None:
+    return None if value is None else f"{value:,.0f} ms"
+
+
+def serve(cluster: ProcessCluster, output: Output) -> None:
+    """Until Ctrl-C or SIGTERM."""
+    output.line()
+    output.line("Left running. Open any of these, and write to it:")
+    for node in cluster:
+        output.line(f"  {node.node_id}  {node.http_address}/   (pid {node.pid}, output in {node.log_file})")
+    output.line("Ctrl-C ends it.")
+    try:
+        signal.pause()
+    except KeyboardInterrupt:
+        output.line("stopping the nodes")
+
+
+def _exit_on_signal(number: int, frame: Any) -> None:
+    sys.exit(128 + number)

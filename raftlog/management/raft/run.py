@@ -1,0 +1,92 @@
+"""`raft run`: this host's node process."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.asgi import get_asgi_application
+from django.core.management.base import CommandError, CommandParser
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+from django.utils.module_loading import import_string
+
+import raftlog
+from raftlog import conf
+from raftlog.exceptions import RaftlogError
+from raftlog.management.output import Output
+from raftlog.management.verbs import Verb, read_settings
+from raftlog.node import run_node
+
+
+class RunVerb(Verb):
+    name = "run"
+    help = "Run this host's node: it keeps the log, applies it to the database, and serves the site."
+    has_json = False
+    epilog = """\
+It serves the site's own ASGI application (ASGI_APPLICATION) at the same address, and runs until SIGTERM or Ctrl-C; a
+leader then hands leadership over first. One node runs on each host; other processes (gunicorn, Celery, shell) propose
+through it.
+
+examples:
+  manage.py raft run                        with the settings of RAFTLOG
+  manage.py raft run --bind 0.0.0.0:8000    listen on all interfaces, whatever BIND and ADDRESS say
+
+exit codes:
+  0  stopped as asked
+  1  not started: the message says what is wrong with the settings, the folder or the database
+  2  stopped by itself: a disk, database or thread failed; the last lines of the log say which
+"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--bind", metavar="HOST:PORT", help="where to listen, instead of BIND or ADDRESS")
+
+    def run(self, options: dict[str, Any], output: Output) -> int:
+        self.command.check()
+        settings = read_settings()
+        if options["bind"]:
+            settings = dataclasses.replace(settings, bind=_parse_bind(options["bind"]))
+        if settings.state_machine == "database":
+            refuse_unapplied_migrations(settings.database)
+
+        def on_ready(*_: object) -> None:
+            host, port = settings.bind
+            output.line(f"raftlog {raftlog.__version__}: node {settings.node_id} of cluster {settings.cluster}")
+            output.line(
+                f"listening on {host}:{port}, reached at {settings.address}; local socket {settings.socket_path}"
+            )
+            output.line(f"members: {', '.join(settings.members)}; log in {settings.data_dir}")
+
+        try:
+            return run_node(settings, site_application(), on_ready=on_ready)
+        except (RaftlogError, OSError) as error:
+            raise CommandError(f"{type(error).__name__}: {error}") from error
+
+
+def site_application() -> Any:
+    """The project's own ASGI application."""
+    path = getattr(django_settings, "ASGI_APPLICATION", None)
+    return import_string(path) if path else get_asgi_application()
+
+
+def refuse_unapplied_migrations(alias: str) -> None:
+    """Raises CommandError where the database lacks tables that entries of the log will be applied to."""
+    executor = MigrationExecutor(connections[alias])
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    connections[alias].close()
+    if plan:
+        apps = ", ".join(sorted({migration.app_label for migration, _ in plan}))
+        raise CommandError(
+            f"{len(plan)} migrations are not applied to DATABASES[{alias!r}] ({apps}): manage.py migrate"
+        )
+
+
+def _parse_bind(value: str) -> tuple[str, int]:
+    try:
+        return conf.parse_bind(value)
+    except ValueError as error:
+        raise CommandError(f"--bind {value}: {error}") from error
+
+
+VERB = RunVerb

@@ -1,0 +1,104 @@
+"""`raft status` adds up what each member says, and says plainly when nobody leads."""
+
+import io
+import json
+
+import pytest
+
+from raftlog import conf
+from raftlog.exceptions import NodeUnavailable
+from raftlog.management.output import Output
+from raftlog.management.raft import status as module
+
+ADDRESSES = {"a": "ws://127.0.0.1:1001", "b": "ws://127.0.0.1:1002", "c": "ws://127.0.0.1:1003"}
+
+
+@pytest.fixture
+def settings():
+    return conf.load_settings({"NODE_ID": "a", "MEMBERS": ADDRESSES})
+
+
+def said_by(node_id, role="follower", term=3, leader="b", applied=10, **changes):
+    members = {
+        name: {"address": address, "voter": True, "learner": False, "last_contact": 0.1, "lag": 0}
+        for name, address in ADDRESSES.items()
+    }
+    return {
+        "node_id": node_id, "cluster_id": "f00", "role": role, "current_term": term, "leader_id": leader,
+        "commit_index": applied, "last_applied": applied, "last_index": applied, "healthy": True, "problems": [],
+        "members": members,
+    } | changes  # fmt: skip
+
+
+def asking(local, **remote):
+    """`ask` of a cluster in which only these answer."""
+
+    def ask(target):
+        found = local if target is None else remote.get({v: k for k, v in ADDRESSES.items()}[target])
+        if found is None:
+            raise NodeUnavailable("no answer")
+        return found
+
+    return ask
+
+
+def test_with_a_leader_and_a_majority_it_names_the_leader_and_who_is_unreachable(settings):
+    report = module.collect(settings, asking(said_by("a", applied=7), b=said_by("b", role="leader")))
+    assert report["exit_code"] == 0
+    assert report["leader_id"] == "b"
+    assert module.sentence(report) == "b leads in term 3 (2 of 3 voters answer)."
+    rows = {row["node_id"]: row for row in report["members"]}
+    assert rows["a"]["behind"] == 3
+    assert not rows["c"]["reachable"]
+    assert "NodeUnavailable" in rows["c"]["error"]
+
+
+def test_an_election_is_told_from_a_lost_majority(settings):
+    candidates = asking(said_by("a", role="candidate", leader=""), b=said_by("b", leader=""))
+    report = module.collect(settings, candidates)
+    assert (report["exit_code"], report["leader_id"]) == (1, None)
+    assert "election is going on" in module.sentence(report)
+    report = module.collect(settings, asking(said_by("a", leader="")))
+    assert (report["exit_code"], report["majority"]) == (1, False)
+    assert module.sentence(report).startswith("No leader (1 of 3 voters answer: no majority")
+
+
+def test_a_deposed_leader_of_an_older_term_is_not_the_leader(settings):
+    report = module.collect(
+        settings, asking(said_by("a", role="leader", term=2), b=said_by("b", role="leader", term=3))
+    )
+    assert report["leader_id"] == "b"
+
+
+def test_a_leader_without_a_majority_is_no_success(settings):
+    report = module.collect(settings, asking(said_by("a", role="leader", leader="a")))
+    assert report["exit_code"] == 1
+    assert "nothing can be written" in module.sentence(report)
+
+
+def test_the_members_of_the_settings_are_asked_where_the_local_node_is_down(settings):
+    report = module.collect(settings, asking(None, b=said_by("b", role="leader"), c=said_by("c")))
+    assert (report["exit_code"], report["leader_id"]) == (0, "b")
+
+
+def test_where_nobody_answers_it_says_so(settings):
+    report = module.collect(settings, asking(None))
+    assert report["exit_code"] == 2
+    assert "raft run" in module.sentence(report)
+
+
+def test_members_that_the_log_knows_are_asked_and_learners_do_not_vote(settings):
+    local = said_by("a", role="leader", leader="a")
+    local["members"]["d"] = {"address": ADDRESSES["c"], "voter": False, "learner": True, "last_contact": None, "lag": 4}
+    report = module.collect(settings, asking(local, b=said_by("b")))
+    assert report["voters"] == 3
+    assert {row["node_id"]: row["lag"] for row in report["members"]}["d"] == 4
+
+
+def test_the_table_and_the_json_say_the_same(settings):
+    report = module.collect(settings, asking(said_by("a"), b=said_by("b", role="leader")))
+    text, data = io.StringIO(), io.StringIO()
+    module.show(report, Output(text))
+    module.show(report, Output(data, as_json=True))
+    assert "unreachable" in text.getvalue()
+    assert json.loads(data.getvalue())["members"][2]["reachable"] is False
