@@ -18,6 +18,7 @@ FRAME_TOO_LARGE: Final = 4413
 OVERLOADED: Final = 4429
 
 GOING_AWAY: Final = 1001  # RFC 6455: the server is stopping
+INTERNAL_ERROR: Final = 1011  # RFC 6455: a bug on the side that sends it
 
 REASONS: Final = {
     BAD_FRAME: "bad frame",
@@ -33,6 +34,7 @@ REASONS: Final = {
     FRAME_TOO_LARGE: "frame too large",
     OVERLOADED: "overloaded",
     GOING_AWAY: "the node is stopping",
+    INTERNAL_ERROR: "internal error",
 }
 
 MAX_REASON_BYTES: Final = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two of them the code

@@ -44,6 +44,9 @@ MIN_VERSION: Final = 1
 MAX_VERSION: Final = 1
 PEER: Final = "peer"
 CLIENT: Final = "client"
+# Where each role connects.
+PEER_PATH: Final = "/raft/peer/"
+CLIENT_PATH: Final = "/raft/client/"
 
 MAX_HANDSHAKE_BYTES: Final = 8 * 1024
 HANDSHAKE_TIMEOUT: Final = 5.0  # seconds
