@@ -256,7 +256,7 @@ class ProcessCluster:
         first, *others = self
         for node in self:
             node.directory.mkdir(parents=True, exist_ok=True)
-        first.manage("migrate", "--verbosity=0", "--skip-checks")
+        first.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
         for node in others:
             for source in first.directory.glob("db.sqlite3*"):
                 shutil.copyfile(source, node.directory / source.name)

@@ -1,0 +1,95 @@
+"""`raft bench`: what this machine reaches, against its own floor."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from raftlog.management.output import Output, table
+from raftlog.management.verbs import Verb
+
+
+class BenchVerb(Verb):
+    name = "bench"
+    help = "Measure a cluster of real node processes on this machine, against the floor of the same run."
+    epilog = """\
+Starts its own nodes in a temporary folder, with fsync on; neither the project's database nor its node is touched. The
+floor is one message through a Daphne consumer and back, plus one fdatasync of a small append.
+
+examples:
+  manage.py raft bench
+  manage.py raft bench --seconds 10 --clients 1,4,16 --value-bytes 1000
+  manage.py raft bench --json | jq '.figures[] | {name, per_second, p50_ms}'
+
+exit codes:
+  0  measured, whether the goals were reached or not
+  1  a node or a proposal failed
+"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--seconds", type=float, default=3.0, help="for each figure (default: 3)")
+        parser.add_argument("--clients", default="1,16,64", help="numbers of blocking clients (default: 1,16,64)")
+        parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default: 3)")
+        parser.add_argument("--value-bytes", type=int, default=100, help="size of a command's value (default: 100)")
+        parser.add_argument("--dir", type=Path, help="folder on the disk to measure (default: the temporary folder)")
+
+    def run(self, options: dict[str, Any], output: Output) -> int:
+        # Imported here: the other verbs need no benchmark.
+        from raftlog.exceptions import RaftlogError
+        from raftlog.testing.bench import figures
+
+        clients = parse_clients(options["clients"])
+        with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=options["dir"]) as directory:
+            try:
+                report = figures.measure(
+                    Path(directory),
+                    nodes=options["nodes"],
+                    seconds=options["seconds"],
+                    clients=clients,
+                    value_bytes=options["value_bytes"],
+                    tell=output.line,
+                )
+            except RaftlogError as error:
+                raise CommandError(str(error)) from error
+        show(report, output)
+        output.result(figures.as_dict(report))
+        return 0
+
+
+def parse_clients(text: str) -> list[int]:
+    """'1,16,64' -> [1, 16, 64]. Raises CommandError."""
+    try:
+        clients = [int(part) for part in text.split(",")]
+    except ValueError:
+        clients = []
+    if not clients or min(clients) < 1:
+        raise CommandError(f"--clients {text}: give numbers of at least 1, with commas between them.")
+    return clients
+
+
+def show(report: Any, output: Output) -> None:
+    rows = [
+        [
+            figure.name,
+            round(figure.per_second),
+            figure.unit,
+            figure.p50_ms or None,
+            figure.p99_ms or None,
+            figure.goal or None,
+            figure.ratio,
+            figure.reached,
+        ]
+        for figure in report.figures
+    ]
+    output.line()
+    output.line(
+        f"floor: consumer round trip {report.consumer_round_trip_ms:.3f} ms + fdatasync {report.fdatasync_ms:.3f} ms "
+        f"= {report.floor_ms:.3f} ms; {report.nodes} nodes, {report.value_bytes} bytes a value"
+    )
+    output.show(table(["what", "per second", "of", "p50 ms", "p99 ms", "goal", "ratio", "reached"], rows))
+
+
+VERB = BenchVerb
