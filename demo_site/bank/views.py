@@ -2,6 +2,7 @@
 
 from django.conf import settings
 from django.contrib import messages
+from django.db import IntegrityError
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 
@@ -15,7 +16,7 @@ def front(request: HttpRequest) -> HttpResponse:
     if request.method == "POST":
         try:
             messages.success(request, _act(request.POST))
-        except (RaftlogError, NotEnoughMoney, ValueError) as error:
+        except (RaftlogError, NotEnoughMoney, IntegrityError, ValueError) as error:
             messages.error(request, f"{type(error).__name__}: {error}")
         return redirect("front")
     context = {
