@@ -30,6 +30,8 @@ from raftlog.transport.streams import RECEIVE_BYTES, SLICE, PlainWire, Target, T
 
 SEND_TIMEOUT: Final = 5.0  # seconds without the socket taking a byte
 
+CLOSED_HERE: Final = "closed by this side"
+
 # The protocol's own logger would tell each frame at debug level; failures come out as exceptions.
 _protocol_logger = logging.getLogger("raftlog.transport.websockets")
 _protocol_logger.setLevel(logging.CRITICAL)
@@ -212,6 +214,8 @@ class Connection(Generic[T]):
             if deadline is not None and clock.monotonic() >= deadline:
                 raise HandshakeRefused(TIMEOUT, "no answer within the time limit") from None
             return
+        except OSError as error:
+            raise TransportError(f"{self._why_closed()} ({error})" if not self._closed else CLOSED_HERE) from error
         with self._state_lock:
             data = self._wire.unwrap(data) if data else self._at_end()
             if data:
@@ -267,7 +271,7 @@ class Connection(Generic[T]):
         if close is not None:
             return f"closed by the other side: {close.reason or close_reason(close.code, '')} (close code {close.code})"
         if self._closed:
-            return "closed by this side"
+            return CLOSED_HERE
         error = self._protocol.parser_exc
         return f"the connection was lost ({error})" if error else "the connection was lost"
 
