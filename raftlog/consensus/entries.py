@@ -70,14 +70,14 @@ def proposal_key(session: bytes, sequence: int) -> bytes:
 class EntryId(NamedTuple):
     """Index and term: together they name one entry, and its whole history (Log Matching, §5.3)."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     term: int
 
 
 class Run(NamedTuple):
     """`count` neighbouring entries of one `term` and one `log_time` (microseconds since the epoch)."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count
     term: int
     log_time: int
 
@@ -159,4 +159,6 @@ class EntryBatch(msgspec.Struct, array_like=True, frozen=True):
             raise InvalidEntry(f"runs count {total} entries, payloads are {len(self.payloads)}")
         for position, payload in enumerate(self.payloads):
             if not payload or payload[0] not in KINDS:
-                raise InvalidEntry(f"entry {self.first_index + position} has the unknown kind {payload[:1].hex() or 'none'}")
+                raise InvalidEntry(
+                    f"entry {self.first_index + position} has the unknown kind {payload[:1].hex() or 'none'}"
+                )

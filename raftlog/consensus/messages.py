@@ -18,7 +18,7 @@ class Message(msgspec.Struct, array_like=True, frozen=True, tag=True):
     recipient: str
 
 
-class RequestVote(Message, tag="rv"):
+class RequestVote(Message, frozen=True, tag="rv"):
     """§5.2; with `pre_vote` a question that changes nothing (dissertation §9.6)."""
 
     last_log_index: int
@@ -32,7 +32,7 @@ class RequestVote(Message, tag="rv"):
     incarnation: str
 
 
-class RequestVoteResponse(Message, tag="rvr"):
+class RequestVoteResponse(Message, frozen=True, tag="rvr"):
     vote_granted: bool
     pre_vote: bool
     incarnation: str
@@ -42,7 +42,7 @@ class RequestVoteResponse(Message, tag="rvr"):
     reason: str
 
 
-class AppendEntries(Message, tag="ae"):
+class AppendEntries(Message, frozen=True, tag="ae"):
     """§5.3. Without entries it is a heartbeat. `round` counts the leader's heartbeat rounds in this term;
     the answer carries it back, and a round answered by a majority proves leadership at the time it began
     (check-quorum, ReadIndex)."""
@@ -55,9 +55,10 @@ class AppendEntries(Message, tag="ae"):
     recipient_incarnation: str
 
 
-class AppendEntriesResponse(Message, tag="aer"):
+class AppendEntriesResponse(Message, frozen=True, tag="aer"):
     success: bool
     # On success: the last index known to agree with the leader's log *and* durable on the follower.
+    # On failure: the prev_log_index that was refused, by which the leader tells a stale refusal from a fresh one.
     match_index: int
     # On failure: where the follower's log disagrees (its term there, and the first index of that term).
     conflict_index: int
@@ -69,19 +70,19 @@ class AppendEntriesResponse(Message, tag="aer"):
     applied_index: int
 
 
-class ReadIndexRequest(Message, tag="ri"):
+class ReadIndexRequest(Message, frozen=True, tag="ri"):
     """A follower asks the leader for an index that is safe to read at (dissertation §6.4)."""
 
     request_id: int
 
 
-class ReadIndexResponse(Message, tag="rir"):
+class ReadIndexResponse(Message, frozen=True, tag="rir"):
     request_id: int
     # 0: refused (not the leader, or leadership lost before a majority confirmed it).
     read_index: int
 
 
-class TimeoutNow(Message, tag="tn"):
+class TimeoutNow(Message, frozen=True, tag="tn"):
     """Leadership transfer: start an election at once (dissertation §3.10)."""
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
+
+
+class Role(enum.Enum):
+    """Figure 2's "Rules for Servers": followers, candidates, leaders; and pre-candidates (dissertation §9.6)."""
+
+    FOLLOWER = "follower"
+    PRE_CANDIDATE = "pre_candidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
 
 
 class HardState(msgspec.Struct, array_like=True, frozen=True):

@@ -1,0 +1,388 @@
+"""Replication and heartbeats: AppendEntries (paper §5.3) and the commit rule (§5.3, §5.4.2), on both sides.
+
+Rules about this file:
+- A heartbeat's prev_log_index is the peer's match_index, so it succeeds whatever is in flight.
+- Every AppendEntries carries the number of the newest heartbeat round; its answer counts for check-quorum and
+  reads, whether it is a success or a refusal.
+- Only what is durable counts: a follower acknowledges no entry before its disk has it, and the leader's own
+  match is its stable_index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raftlog.consensus import reads, roles
+from raftlog.consensus.entries import EntryBatch, EntryId
+from raftlog.consensus.events import LogTruncated
+from raftlog.consensus.log import FetchEntries
+from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse
+from raftlog.consensus.progress import Progress
+from raftlog.consensus.quorum import majority_value
+from raftlog.consensus.request_vote import has_recorded_incarnation
+from raftlog.consensus.server_state import Leadership, ServerState
+from raftlog.consensus.state import Role
+from raftlog.consensus.timing import (
+    begin_round,
+    count_acknowledged_round,
+    forget_rounds_before,
+    hear_leader,
+    quorum_round,
+)
+from raftlog.exceptions import NotLeader, Overloaded, ProtocolViolation
+
+# The leader: what it sends
+
+
+def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: int, now: float) -> EntryId:
+    """§5.3: "The leader appends the command to its log as a new entry". Returns the id of the first."""
+    leadership = state.leadership
+    if leadership is None:
+        raise NotLeader(state.leader_id)
+    if not payloads:
+        raise ValueError("propose() was given no payloads")
+    if leadership.transfer_to and now < leadership.transfer_deadline:
+        raise Overloaded(
+            f"leadership is being transferred to {leadership.transfer_to}", leadership.transfer_deadline - now
+        )
+    size = sum(map(len, payloads))
+    limit = state.settings.max_uncommitted_bytes
+    if leadership.uncommitted_bytes and leadership.uncommitted_bytes + size > limit:
+        raise Overloaded(
+            f"{leadership.uncommitted_bytes} bytes wait to be committed and {size} were to be added; "
+            f"max_uncommitted_bytes is {limit}"
+        )
+    first_index = state.log.last_index + 1
+    configurations = len(state.log.configurations)
+    state.log.append_new(state.current_term, payloads, log_time)
+    leadership.uncommitted.append((state.log.last_index, size))
+    leadership.uncommitted_bytes += size
+    if len(state.log.configurations) != configurations:
+        roles.refresh_configuration(state, now)
+    return EntryId(first_index, state.current_term)
+
+
+def next_append_entries(
+    state: ServerState, peer: str, now: float, *, urgent: bool
+) -> AppendEntries | FetchEntries | None:
+    """What is due to `peer`: entries, else a newer commit index, else a heartbeat; `urgent`: no entries."""
+    progress = state.progress.get(peer)
+    if progress is None:
+        return None
+    if now >= progress.retry_at:
+        progress.on_lost()
+    if not urgent and progress.next_index <= state.log.last_index:
+        settings = state.settings
+        if progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
+            return _next_entries(state, peer, progress, now)
+    if is_heartbeat_due(state, progress, now):
+        return _build(state, peer, progress, progress.match_index, None, now)
+    return None
+
+
+def is_heartbeat_due(state: ServerState, progress: Progress, now: float) -> bool:
+    """By the timer; for a read's round; or to tell a follower that has everything of a newer commit_index."""
+    leadership = _leadership(state)
+    if now >= progress.last_sent_at + state.settings.heartbeat_interval or progress.sent_round < leadership.read_round:
+        return True
+    return progress.next_index > state.log.last_index and progress.sent_commit < min(
+        state.commit_index, progress.match_index
+    )
+
+
+def heartbeat_deadline(state: ServerState, peer: str) -> float:
+    """When next_append_entries() has something without further input."""
+    progress = state.progress.get(peer)
+    if progress is None:
+        return float("inf")
+    return min(progress.last_sent_at + state.settings.heartbeat_interval, progress.retry_at)
+
+
+def _next_entries(state: ServerState, peer: str, progress: Progress, now: float) -> AppendEntries | FetchEntries | None:
+    settings, log = state.settings, state.log
+    first_index = progress.next_index
+    last_index = min(log.last_index, first_index + settings.max_append_entries - 1)
+    if first_index < log.first_index:
+        # Compacted away. A snapshot has to bring this peer up to first_index; until then it gets heartbeats.
+        if is_heartbeat_due(state, progress, now):
+            return _build(state, peer, progress, progress.match_index, None, now)
+        return None
+    batch = log.slice(first_index, last_index, settings.max_append_bytes)
+    if batch is None:
+        last_index = min(last_index, log.window_first - 1)
+        return FetchEntries(peer, state.current_term, first_index, last_index, settings.max_append_bytes)
+    return _build(state, peer, progress, first_index - 1, batch, now)
+
+
+def entries_fetched(state: ServerState, request: FetchEntries, batch: EntryBatch, now: float) -> AppendEntries | None:
+    """Entries for `request.peer` that were read from disk meanwhile; None where they are not what is due any more."""
+    progress = state.progress.get(request.peer)
+    if progress is None or request.term != state.current_term or state.unsaved_hard_state is not None:
+        return None
+    settings = state.settings
+    is_due = batch.payloads and batch.first_index == progress.next_index and batch.last_index <= state.log.last_index
+    if not is_due or not progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
+        return None
+    return _build(state, request.peer, progress, batch.first_index - 1, batch, now)
+
+
+def _build(
+    state: ServerState, peer: str, progress: Progress, prev_log_index: int, entries: EntryBatch | None, now: float
+) -> AppendEntries:
+    """The message, with everything that its being sent changes."""
+    leadership = _leadership(state)
+    if now >= leadership.round_began_at + state.settings.heartbeat_interval:
+        begin_round(state, now)
+        reads.attach_to_round(state)
+    if entries is None:
+        entries = EntryBatch(prev_log_index + 1, [], [])
+    else:
+        size = entries.payload_bytes
+        progress.on_sent_entries(entries.last_index, size, leadership.round, now, state.settings.election_timeout)
+    leader_commit = min(state.commit_index, entries.last_index)
+    progress.last_sent_at = now
+    progress.sent_round = leadership.round
+    progress.sent_commit = max(progress.sent_commit, leader_commit)
+    return AppendEntries(
+        term=state.current_term,
+        sender=state.node_id,
+        recipient=peer,
+        prev_log_index=prev_log_index,
+        prev_log_term=state.log.term_at(prev_log_index),
+        entries=entries,
+        leader_commit=leader_commit,
+        round=leadership.round,
+        recipient_incarnation=state.configuration.servers[peer].incarnation,
+    )
+
+
+# The leader: what comes back
+
+
+def on_append_entries_response(state: ServerState, message: AppendEntriesResponse, now: float) -> None:
+    """§5.3: "If successful: update nextIndex and matchIndex for follower. If AppendEntries fails because of log
+    inconsistency: decrement nextIndex and retry" — by the follower's hint instead of by one."""
+    if not has_recorded_incarnation(state, message.sender, message.incarnation):
+        return
+    if message.term > state.current_term:
+        roles.become_follower(state, message.term, "", now, f"{message.sender} is in term {message.term}")
+        return
+    progress = state.progress.get(message.sender)
+    if message.term < state.current_term or progress is None:
+        return
+    progress.last_log_index = message.last_log_index
+    progress.applied_index = message.applied_index
+    if count_acknowledged_round(state, message.sender, message.round):
+        reads.confirm_reads(state, now)
+        forget_rounds_before(state, quorum_round(state))
+    if message.success:
+        _on_success(state, progress, message, now)
+    else:
+        progress.on_refused(message.match_index, _next_index_after_refusal(state, message))
+
+
+def _on_success(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> None:
+    if message.match_index > state.log.last_index:
+        raise ProtocolViolation(
+            f"{message.sender} acknowledges index {message.match_index}; the log of its leader {state.node_id} "
+            f"ends at {state.log.last_index}"
+        )
+    if progress.on_success(message.match_index, now, state.settings.election_timeout):
+        advance_commit_index(state, now)
+    elif progress.lost_what_was_in_flight(message.round, message.last_log_index, state.settings.max_append_bytes):
+        progress.on_lost()
+
+
+def _next_index_after_refusal(state: ServerState, message: AppendEntriesResponse) -> int:
+    """§5.3: "the leader can use this information to decrement nextIndex to bypass all of the conflicting entries"."""
+    if message.conflict_term:
+        last_of_term = state.log.last_index_of_term(message.conflict_term)
+        if last_of_term:
+            return last_of_term + 1
+    return message.conflict_index
+
+
+def advance_commit_index(state: ServerState, now: float) -> None:
+    """Figure 2, leaders: "If there exists an N such that N > commitIndex, a majority of matchIndex[i] ≥ N, and
+    log[N].term == currentTerm: set commitIndex = N (§5.3, §5.4)"."""
+    leadership = _leadership(state)
+    matches = {peer: progress.match_index for peer, progress in state.progress.items()}
+    matches[state.node_id] = state.log.stable_index
+    index = majority_value(state.configuration, matches, 0)
+    if index <= state.commit_index or index < leadership.first_own_index:
+        return
+    state.commit_index = index
+    uncommitted = leadership.uncommitted
+    while uncommitted and uncommitted[0][0] <= index:
+        leadership.uncommitted_bytes -= uncommitted.popleft()[1]
+    reads.confirm_reads(state, now)
+
+
+def _leadership(state: ServerState) -> Leadership:
+    assert state.leadership is not None, f"{state.node_id} is {state.role.value}, not the leader"
+    return state.leadership
+
+
+# The follower
+
+
+def receive_append_entries(state: ServerState, message: AppendEntries, now: float) -> None:
+    """Figure 2, "AppendEntries RPC: Receiver implementation"."""
+    if message.recipient_incarnation and message.recipient_incarnation != state.incarnation:
+        # Rule 4 of the design: meant for a folder that is gone. The answer tells the leader so.
+        _refuse(state, message)
+        return
+    # 1. "Reply false if term < currentTerm (§5.1)"
+    if message.term < state.current_term:
+        _refuse(state, message)
+        return
+    _follow(state, message, now)
+    # 2. "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (§5.3)"
+    entries = _entries_after_compaction(state, message)
+    prev_log_index = entries.first_index - 1
+    if prev_log_index == message.prev_log_index and not state.log.matches(prev_log_index, message.prev_log_term):
+        _refuse(state, message)
+        return
+    _store(state, entries, message, now)
+    # 5. "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)"
+    last_new_index = max(entries.last_index, prev_log_index)
+    state.commit_index = max(state.commit_index, min(message.leader_commit, last_new_index))
+    _acknowledge(state, message, last_new_index)
+
+
+def _follow(state: ServerState, message: AppendEntries, now: float) -> None:
+    if message.term == state.current_term and state.leader_id not in ("", message.sender):
+        raise ProtocolViolation(
+            f"{message.sender} sends AppendEntries as the leader of term {message.term}, but {state.leader_id} "
+            "leads that term: a term has one leader (§5.2)"
+        )
+    # §5.2: "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes
+    # the leader as legitimate and returns to follower state."
+    if message.term > state.current_term or state.role is not Role.FOLLOWER or not state.leader_id:
+        roles.become_follower(
+            state, message.term, message.sender, now, f"{message.sender} leads the newer term {message.term}"
+        )
+    hear_leader(state, now)
+
+
+def _entries_after_compaction(state: ServerState, message: AppendEntries) -> EntryBatch:
+    """Entries that were compacted here are committed, so they match (Leader Completeness)."""
+    compacted = state.log.first_index - 1
+    if message.prev_log_index >= compacted:
+        return message.entries
+    if message.entries.last_index <= compacted:
+        return EntryBatch(compacted + 1, [], [])
+    return message.entries.slice(compacted + 1, message.entries.last_index)
+
+
+def _store(state: ServerState, entries: EntryBatch, message: AppendEntries, now: float) -> None:
+    log = state.log
+    if not len(entries):
+        return
+    configurations = log.configuration
+    # 3. "If an existing entry conflicts with a new one (same index but different terms), delete the existing entry and
+    #    all that follow it (§5.3)"
+    conflict_index = log.conflict_with(entries)
+    if conflict_index <= log.last_index and conflict_index <= entries.last_index:
+        if conflict_index <= state.commit_index:
+            raise ProtocolViolation(
+                f"{message.sender} wants to replace entry {conflict_index}, which is committed here "
+                f"(commit_index={state.commit_index}): committed entries never change (§5.4)"
+            )
+        state.events.append(LogTruncated(state.current_term, conflict_index, log.last_index))
+        log.truncate_from(conflict_index)
+        state.acks = [ack for ack in state.acks if ack[0] < conflict_index]
+    # 4. "Append any new entries not already in the log"
+    if entries.last_index > log.last_index:
+        log.append(entries.slice(log.last_index + 1, entries.last_index))
+    if log.configuration != configurations:
+        roles.refresh_configuration(state, now)
+
+
+def _acknowledge(state: ServerState, message: AppendEntries, match_index: int) -> None:
+    """Now, as far as the disk has it; and once more when it has the rest."""
+    stable_match = min(match_index, state.log.stable_index)
+    state.acks.append((stable_match, _response(state, message, success=True, match_index=stable_match)))
+    if match_index > stable_match:
+        state.acks.append((match_index, _response(state, message, success=True, match_index=match_index)))
+
+
+def _refuse(state: ServerState, message: AppendEntries) -> None:
+    """With a hint where the logs disagree (§5.3, "the term of the conflicting entry and the first index it stores for
+    that term"); with conflict_index = last_index + 1 where this log is too short."""
+    log, prev_log_index = state.log, message.prev_log_index
+    conflict_term = 0
+    conflict_index = log.last_index + 1
+    if log.first_index <= prev_log_index <= log.last_index:
+        conflict_term = log.term_at(prev_log_index)
+        conflict_index = max(log.first_index_of_term_at(prev_log_index), log.first_index)
+    response = _response(
+        state,
+        message,
+        success=False,
+        match_index=prev_log_index,
+        conflict_index=conflict_index,
+        conflict_term=conflict_term,
+    )
+    state.replies.append(response)
+
+
+def _response(
+    state: ServerState,
+    message: AppendEntries,
+    *,
+    success: bool,
+    match_index: int,
+    conflict_index: int = 0,
+    conflict_term: int = 0,
+) -> AppendEntriesResponse:
+    return AppendEntriesResponse(
+        term=state.current_term,
+        sender=state.node_id,
+        recipient=message.sender,
+        success=success,
+        match_index=match_index,
+        conflict_index=conflict_index,
+        conflict_term=conflict_term,
+        round=message.round,
+        incarnation=state.incarnation,
+        last_log_index=state.log.last_index,
+        applied_index=state.last_applied,
+    )
+
+
+def take_durable_acknowledgements(state: ServerState) -> list[AppendEntriesResponse]:
+    """Acknowledgements that the own disk bears out by now, those for one leader made into one."""
+    stable_index = state.log.stable_index
+    if not state.acks:
+        return []
+    newest: AppendEntriesResponse | None = None
+    waiting = []
+    for index, ack in state.acks:
+        if index > stable_index:
+            waiting.append((index, ack))
+        elif newest is None or (ack.match_index, ack.round) >= (newest.match_index, newest.round):
+            newest = _with_newest_round(ack, newest)
+        else:
+            newest = _with_newest_round(newest, ack)
+    state.acks = waiting
+    return [newest] if newest is not None else []
+
+
+def _with_newest_round(ack: AppendEntriesResponse, other: AppendEntriesResponse | None) -> AppendEntriesResponse:
+    """Copy of `ack` that answers the newer of two rounds."""
+    if other is None or other.round <= ack.round:
+        return ack
+    return AppendEntriesResponse(
+        term=ack.term,
+        sender=ack.sender,
+        recipient=ack.recipient,
+        success=ack.success,
+        match_index=ack.match_index,
+        conflict_index=ack.conflict_index,
+        conflict_term=ack.conflict_term,
+        round=other.round,
+        incarnation=ack.incarnation,
+        last_log_index=ack.last_log_index,
+        applied_index=ack.applied_index,
+    )

@@ -1,0 +1,151 @@
+"""A leader's view of one follower (paper §5.3: nextIndex, matchIndex; pipelining: dissertation §10.2.1).
+
+           success up to next_index - 1
+PROBE ------------------------------------> REPLICATE
+  ^   one message at a time, next_index       |   pipelined: next_index runs ahead of match_index,
+  |   moves back at each refusal              |   within a window of messages and bytes
+  +-------------------------------------------+
+    refused, lost (retry deadline passed, or a later heartbeat shows it), connection reset
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import NamedTuple
+
+MAX_RETRY_DOUBLINGS = 6
+
+
+class ProgressState(enum.Enum):
+    PROBE = "probe"
+    REPLICATE = "replicate"
+
+
+class Inflight(NamedTuple):
+    """A message with entries that was sent and not acknowledged."""
+
+    last_index: int
+    size: int
+    round: int
+
+
+class Progress:
+    """Invariant: match_index < next_index; nothing in flight ends below match_index."""
+
+    __slots__ = (
+        "acked_at",
+        "acked_round",
+        "applied_index",
+        "inflight",
+        "inflight_bytes",
+        "last_log_index",
+        "last_sent_at",
+        "match_index",
+        "next_index",
+        "retry_at",
+        "retry_doublings",
+        "sent_commit",
+        "sent_round",
+        "state",
+    )
+
+    def __init__(self, next_index: int, now: float) -> None:
+        self.state = ProgressState.PROBE
+        # Highest index known to be durable there and to agree with this log. Changes: on_success(). Never decreases.
+        self.match_index = 0
+        # The next entry to send.
+        self.next_index = next_index
+        # Sent, not acknowledged, oldest first. In PROBE at most one.
+        self.inflight: deque[Inflight] = deque()
+        self.inflight_bytes = 0
+        # When what is in flight counts as lost; inf while nothing is.
+        self.retry_at = float("inf")
+        # Each loss without progress in between doubles the wait, so that something large and slow gets its time.
+        self.retry_doublings = 0
+        # When any AppendEntries was last sent (the heartbeat timer).
+        self.last_sent_at = float("-inf")
+        # Highest leader_commit, round sent.
+        self.sent_commit = 0
+        self.sent_round = 0
+        # Newest round acknowledged, and when that round began: what check-quorum counts.
+        self.acked_round = 0
+        self.acked_at = now
+        # As the follower last told, for display.
+        self.last_log_index = 0
+        self.applied_index = 0
+
+    def has_room(self, max_messages: int, max_bytes: int) -> bool:
+        """Whether another message with entries may go out."""
+        if self.state is ProgressState.PROBE:
+            return not self.inflight
+        return len(self.inflight) < max_messages and self.inflight_bytes < max_bytes
+
+    def on_sent_entries(self, last_index: int, size: int, round_: int, now: float, retry_interval: float) -> None:
+        if not self.inflight:
+            self._arm_retry(now, retry_interval)
+        self.inflight.append(Inflight(last_index, size, round_))
+        self.inflight_bytes += size
+        if self.state is ProgressState.REPLICATE:
+            self.next_index = last_index + 1
+
+    def on_success(self, match_index: int, now: float, retry_interval: float) -> bool:
+        """The follower agrees up to `match_index`, durably. Returns whether match_index rose."""
+        rose = match_index > self.match_index
+        if rose:
+            self.match_index = match_index
+            self.retry_doublings = 0
+            while self.inflight and self.inflight[0].last_index <= match_index:
+                self.inflight_bytes -= self.inflight.popleft().size
+            self.retry_at = float("inf")
+            if self.inflight:
+                self._arm_retry(now, retry_interval)
+        if self.state is ProgressState.PROBE and match_index >= self.next_index - 1:
+            self.state = ProgressState.REPLICATE
+            self.next_index = match_index + 1
+            self._forget_inflight()
+        self.next_index = max(self.next_index, self.match_index + 1)
+        return rose
+
+    def on_refused(self, prev_log_index: int, next_index: int) -> bool:
+        """The follower does not have `prev_log_index`; `next_index` is the hint. Returns whether it was news."""
+        if self.state is ProgressState.PROBE:
+            if prev_log_index != self.next_index - 1:
+                return False
+        elif prev_log_index <= self.match_index:
+            return False
+        self.become_probe()
+        self.next_index = max(self.match_index + 1, min(next_index, prev_log_index))
+        return True
+
+    def become_probe(self) -> None:
+        """Begin again after what is known to agree; whatever is in flight is forgotten."""
+        self.state = ProgressState.PROBE
+        self.next_index = self.match_index + 1
+        self._forget_inflight()
+
+    def on_lost(self) -> None:
+        """What is in flight got lost. A probe is repeated, a pipeline begins again after match_index."""
+        self.retry_doublings = min(self.retry_doublings + 1, MAX_RETRY_DOUBLINGS)
+        if self.state is ProgressState.REPLICATE:
+            self.become_probe()
+        else:
+            self._forget_inflight()
+
+    def lost_what_was_in_flight(self, round_: int, last_log_index: int, max_bytes: int) -> bool:
+        """Whether an answer to heartbeat round `round_` shows it: the round began after the entries were sent, and
+        the follower's log, now ending at `last_log_index`, does not reach them.
+
+        Messages over max_bytes travel in chunks, which heartbeats overtake: for them only the retry deadline counts.
+        """
+        if not self.inflight or last_log_index >= self.inflight[-1].last_index or round_ <= self.inflight[-1].round:
+            return False
+        return all(message.size <= max_bytes for message in self.inflight)
+
+    def _arm_retry(self, now: float, retry_interval: float) -> None:
+        self.retry_at = now + retry_interval * (1 << self.retry_doublings)
+
+    def _forget_inflight(self) -> None:
+        self.inflight.clear()
+        self.inflight_bytes = 0
+        self.retry_at = float("inf")

@@ -1,0 +1,257 @@
+"""Raft: one server's consensus state, driven by calls that carry the time (paper Figure 2).
+
+Rules about this file:
+- It only delegates: every rule stands in the file that is named after it.
+- Nothing here waits, reads a clock or does I/O. The same calls give the same outputs.
+- Inputs change the state; outputs are pulled. The caller's duties after any input:
+  - save `unsaved_hard_state` and call hard_state_saved(): until then take_replies() and next_message() give nothing;
+  - carry out take_unstable(), then call stable_to(): until then what depends on it is not acknowledged or counted;
+  - send what take_replies() and next_message(peer) give; look at take_reads() and take_events().
+- Not thread-safe: the caller has a lock (runtime/monitor.py).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+from raftlog.consensus import append_entries, reads, request_vote, roles, timeout_now, timing
+from raftlog.consensus.configuration import Configuration
+from raftlog.consensus.entries import EntryBatch, EntryId
+from raftlog.consensus.events import Event
+from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
+from raftlog.consensus.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    RaftMessage,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    RequestVote,
+    RequestVoteResponse,
+    TimeoutNow,
+)
+from raftlog.consensus.server_state import INFINITY, ServerState
+from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.state import HardState, Role
+from raftlog.exceptions import ProtocolViolation
+
+
+class Raft(ServerState):
+    """See the module. All times are monotonic seconds, indices 1-based, ranges inclusive.
+
+    Args:
+        incarnation: names the folder of this server's log; a vote counts only for the one that is recorded.
+        log: as storage holds it; all of it is stable.
+        hard_state: as storage holds it.
+        first_members: members of a cluster that may not be formed yet; without it an empty server only waits.
+        new_cluster_id: what entry 1 records if this server wins the first election.
+        last_applied: index that the state machine has applied already, which is therefore committed.
+
+    Raises:
+        ValueError: the log, the hard state and last_applied cannot belong together.
+    """
+
+    def __init__(
+        self,
+        *,
+        node_id: str,
+        incarnation: str,
+        settings: RaftSettings,
+        log: RaftLog,
+        hard_state: HardState,
+        rng: random.Random,
+        now: float,
+        first_members: Configuration | None = None,
+        new_cluster_id: str = "",
+        last_applied: int = 0,
+    ) -> None:
+        if last_applied > log.last_index:
+            raise ValueError(f"last_applied is {last_applied}, but the log of {node_id} ends at {log.last_index}")
+        if hard_state.current_term < log.last_term:
+            raise ValueError(
+                f"the hard state of {node_id} is in term {hard_state.current_term}, but its log ends in term "
+                f"{log.last_term}: the hard state is older than the log"
+            )
+        super().__init__(
+            node_id=node_id,
+            incarnation=incarnation,
+            settings=settings,
+            log=log,
+            hard_state=hard_state,
+            rng=rng,
+            now=now,
+            first_members=first_members,
+            new_cluster_id=new_cluster_id,
+            last_applied=last_applied,
+        )
+        log.max_window_bytes = settings.max_window_bytes
+        roles.refresh_configuration(self, now)
+        timing.reset_election_deadline(self, now)
+        if self.configuration.all_voters == {node_id}:
+            self.election_deadline = min(self.election_deadline, now)  # a single voter has nobody to wait for
+
+    # Inputs
+
+    def step(self, message: RaftMessage, now: float) -> None:
+        """Take any inbound message. Raises ProtocolViolation where no correct server sends it."""
+        if message.recipient != self.node_id or message.sender == self.node_id:
+            raise ProtocolViolation(
+                f"{self.node_id} was given a message from {message.sender!r} to {message.recipient!r}"
+            )
+        self.latest_now = now
+        _RECEIVERS[type(message)](self, message, now)
+
+    def propose(self, payloads: list[bytes], log_time: int, now: float) -> EntryId:
+        """Append entries as the leader; returns the id of the first. Raises NotLeader, Overloaded.
+
+        log_time: microseconds since the epoch; raised where it is before that of the last entry.
+        """
+        self.latest_now = now
+        return append_entries.append_proposals(self, payloads, log_time, now)
+
+    def tick(self, now: float) -> None:
+        """Carry out whatever time-driven rule is due."""
+        self.latest_now = now
+        if self.role is Role.LEADER:
+            timeout_now.give_up_transfer(self, now)
+            if now >= self.quorum_deadline:
+                reason = "no majority answered for an election timeout"
+                roles.become_follower(self, self.current_term, "", now, reason)
+        elif now >= self.election_deadline:
+            request_vote.start_pre_vote(self, now, self._why_campaign())
+
+    def _why_campaign(self) -> str:
+        if self.suspected_at > float("-inf"):
+            return "lost the connection to the leader"
+        if self.role is not Role.FOLLOWER:
+            return f"no result as {self.role.value} in time"
+        return "heard from no leader for an election timeout"
+
+    def heard_from_leader(self, leader_id: str, at: float) -> None:
+        """A frame from it arrived at `at` (rule 6 of the design). Moves the election deadline, nothing else."""
+        if self.role is Role.FOLLOWER and leader_id and leader_id == self.leader_id:
+            timing.hear_leader(self, at)
+
+    def suspect_leader(self, leader_id: str, now: float) -> None:
+        """The connection to it was lost: ask for a pre-vote soon, and help others who do."""
+        if self.role is Role.FOLLOWER and leader_id and leader_id == self.leader_id:
+            timing.suspect_leader(self, now)
+
+    def peer_reset(self, peer: str) -> None:
+        """This server's connection to `peer` was lost or made anew: nothing that was sent on it counts as sent."""
+        progress = self.progress.get(peer)
+        if progress is not None:
+            progress.become_probe()
+            progress.last_sent_at = float("-inf")
+            progress.retry_doublings = 0
+        if self.candidacy is not None:
+            self.candidacy.asked_at.pop(peer, None)
+        if peer == self.leader_id and self.role is Role.FOLLOWER:
+            reads.refuse_forwarded(self)
+
+    def request_read(self, request_id: int, now: float) -> None:
+        """Ask for an index that is safe to read at (dissertation §6.4). The answer comes out of take_reads()."""
+        reads.request_read(self, request_id, now)
+
+    def transfer_leadership(self, to: str, now: float) -> None:
+        """Hand leadership to the voter `to`. Raises NotLeader, ValueError."""
+        timeout_now.transfer_leadership(self, to, now)
+
+    def applied_to(self, index: int) -> None:
+        """The state machine has applied the entries up to `index`. Raises ValueError beyond commit_index."""
+        if index > self.commit_index:
+            raise ValueError(f"index {index} was applied, but commit_index is {self.commit_index}")
+        self.last_applied = max(self.last_applied, index)
+
+    # Durability
+
+    def hard_state_saved(self, hard_state: HardState) -> None:
+        """The disk has `hard_state`. The vote of a candidate for itself counts from here on."""
+        self.saved_hard_state = hard_state
+        if self.unsaved_hard_state is None:
+            request_vote.count_own_vote(self, self.latest_now)
+
+    def take_unstable(self, now: float) -> UnstableEntries | None:
+        """What to write to the own disk next: each piece once, in this order. None: nothing (yet)."""
+        del now
+        if self.unsaved_hard_state is not None:
+            return None  # the log on disk is never of a later term than the hard state there
+        return self.log.take_unstable(self.settings.max_sync_bytes)
+
+    def stable_to(self, index: int, term: int) -> None:
+        """The own disk has the log up to `index`; ignored where the entry there has another term than `term`."""
+        if self.log.stable_to(index, term) and self.leadership is not None:
+            append_entries.advance_commit_index(self, self.latest_now)
+
+    # Outputs
+
+    def take_replies(self) -> list[RaftMessage]:
+        """Answers that may leave now, in order for each recipient."""
+        if not (self.replies or self.acks) or self.unsaved_hard_state is not None:
+            return []
+        replies, self.replies = self.replies, []
+        replies += append_entries.take_durable_acknowledgements(self)
+        return replies
+
+    def next_message(self, peer: str, now: float, urgent: bool = False) -> RaftMessage | FetchEntries | None:
+        """The next request for `peer`; what it returns counts as sent. None: nothing to send now.
+
+        urgent: only what is small (heartbeats, votes, TimeoutNow), for between the chunks of something large.
+        """
+        if self.unsaved_hard_state is not None:
+            return None
+        self.latest_now = now
+        if self.role is Role.LEADER:
+            return timeout_now.build_timeout_now(self, peer, now) or append_entries.next_append_entries(
+                self, peer, now, urgent=urgent
+            )
+        if self.candidacy is not None:
+            return request_vote.build_request_vote(self, peer, now)
+        if peer == self.leader_id:
+            return reads.build_read_index_request(self)
+        return None
+
+    def fetched(self, request: FetchEntries, batch: EntryBatch, now: float) -> AppendEntries | None:
+        """Entries that next_message() asked for, read from disk; None where they are stale by now."""
+        return append_entries.entries_fetched(self, request, batch, now)
+
+    def next_deadline(self, peer: str) -> float:
+        """When next_message(peer) may have something without further input; inf: never."""
+        if self.role is Role.LEADER:
+            return append_entries.heartbeat_deadline(self, peer)
+        if self.candidacy is not None and peer != self.node_id:
+            return request_vote.request_vote_deadline(self, peer)
+        return INFINITY
+
+    def take_reads(self) -> list[tuple[int, int]]:
+        """Reads that ended: (request_id, read_index), 0: refused, ask again."""
+        finished, self.finished_reads = self.finished_reads, []
+        return finished
+
+    def take_events(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
+
+
+def _read_index_response(raft: ServerState, message: ReadIndexResponse, now: float) -> None:
+    del now
+    reads.receive_read_index_response(raft, message)
+
+
+def _read_index_request(raft: ServerState, message: ReadIndexRequest, now: float) -> None:
+    # §5.1: a request of a newer term ends leadership here, and with it what this server could vouch for.
+    if message.term > raft.current_term:
+        roles.become_follower(raft, message.term, "", now, f"{message.sender} is in term {message.term}")
+    reads.receive_read_index_request(raft, message, now)
+
+
+_RECEIVERS: Final[dict[type, Callable[[ServerState, Any, float], None]]] = {
+    RequestVote: request_vote.receive_request_vote,
+    RequestVoteResponse: request_vote.on_request_vote_response,
+    AppendEntries: append_entries.receive_append_entries,
+    AppendEntriesResponse: append_entries.on_append_entries_response,
+    ReadIndexRequest: _read_index_request,
+    ReadIndexResponse: _read_index_response,
+    TimeoutNow: timeout_now.receive_timeout_now,
+}
