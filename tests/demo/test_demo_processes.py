@@ -1,4 +1,4 @@
-"""The demo itself, with real processes: a leader is killed with SIGKILL in the middle of writing, and nothing is lost."""
+"""The demo itself, with real processes: a leader is killed with SIGKILL while writers write, and nothing is lost."""
 
 import json
 import os
