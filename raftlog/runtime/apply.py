@@ -16,8 +16,16 @@ from raftlog.runtime.ports import StateMachine
 MAX_APPLY_BYTES: Final = 1 << 20  # payload bytes of one batch, and so about the size of one database transaction
 
 
-def state_machine_main(state: ConsensusState, machine: StateMachine, now_doing: Callable[[str], None]) -> None:
-    """Apply committed entries, in order, until the node stops. Monitor: takes it. Raises ApplyStopped, StorageError."""
+def state_machine_main(
+    state: ConsensusState,
+    machine: StateMachine,
+    on_applied: Callable[[int], None],
+    now_doing: Callable[[str], None],
+) -> None:
+    """Apply committed entries, in order, until the node stops. Monitor: takes it. Raises ApplyStopped, StorageError.
+
+    `on_applied` is called outside the monitor with the last index of each batch, before its callers are answered.
+    """
     try:
         while True:
             with state.monitor:
@@ -35,6 +43,7 @@ def state_machine_main(state: ConsensusState, machine: StateMachine, now_doing: 
                 batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
             now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
             outcomes = machine.apply(batch)
+            on_applied(batch.last_index)
             state.applied(batch.last_index, outcomes)
     finally:
         machine.close()

@@ -17,14 +17,14 @@ from raftlog.consensus.messages import Message, RaftMessage
 # Peer messages that are not Raft's: proposals forwarded to the leader
 
 
-class ForwardProposals(Message, tag="fp"):
+class ForwardProposals(Message, frozen=True, tag="fp"):
     """A node that is not the leader hands payloads to the one it takes for the leader. `term` is its own."""
 
     request_id: int
     payloads: list[bytes]
 
 
-class ForwardResponse(Message, tag="fpr"):
+class ForwardResponse(Message, frozen=True, tag="fpr"):
     """`first_index` 0: nothing was appended, `reason` says why ("not_leader", "overloaded", "too_large", …)."""
 
     request_id: int

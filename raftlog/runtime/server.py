@@ -54,6 +54,7 @@ class RaftServer:
         peers: list[str],
         rng: random.Random,
         on_event: Callable[[Event], None] = lambda event: None,
+        on_applied: Callable[[int], None] = lambda index: None,
     ) -> None:
         self.state = ConsensusState(
             raft,
@@ -68,6 +69,7 @@ class RaftServer:
         self.failed = threading.Event()
         self.failure = ""
         self._machine = machine
+        self._on_applied = on_applied
         self._election_timeout = election_timeout
         self._max_payload_bytes = max_payload_bytes
         self._service = Service(self.state)
@@ -85,7 +87,7 @@ class RaftServer:
             threads.append(thread)
 
         add("log-sync", partial(log_sync_main, self.state))
-        add("apply", partial(state_machine_main, self.state, self._machine))
+        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied))
         add("election-timer", partial(election_timer_main, self.state))
         add("step-down-timer", partial(step_down_timer_main, self.state))
         for number in range(SERVICE_THREADS):

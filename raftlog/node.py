@@ -1,0 +1,358 @@
+"""Assembly: the settings become a Node. The only module that knows every layer."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import signal
+import ssl
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import raftlog
+from raftlog.conf import Settings, load_settings
+from raftlog.consensus.configuration import Configuration, Server, decode_configuration
+from raftlog.consensus.log import RaftLog
+from raftlog.consensus.raft import Raft
+from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.state import Role
+from raftlog.exceptions import IdentityMismatch, TransportError
+from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.registry import autodiscover, registry
+from raftlog.runtime import clock
+from raftlog.runtime.log_only import LogOnlyStateMachine
+from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, Proposer, StateMachine
+from raftlog.runtime.server import RaftServer
+from raftlog.storage import Storage, open_storage
+from raftlog.transport.client import NodeClient
+from raftlog.transport.handshake import Identity
+from raftlog.transport.peer_channel import channel_factory
+from raftlog.transport.routing import raft_application
+from raftlog.transport.server import DaphneServer, TlsFiles
+
+logger = logging.getLogger("raftlog.node")
+
+STOP_TIMEOUT = 10.0  # seconds
+
+
+class Node:
+    """One server of the cluster: storage, core, threads, wire, database. start() once, stop() once.
+
+    Args:
+        settings: of this node.
+        state_machine: instead of the one that the settings name.
+        channel_factory: instead of WebSockets to the members' addresses.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        state_machine: StateMachine | None = None,
+        channel_factory: ChannelFactory | None = None,
+    ) -> None:
+        self.settings = settings
+        self.service: RaftServer
+        self.identity: Identity
+        self._machine = state_machine
+        self._channel_factory = channel_factory
+        self._storage: Storage
+        self._started_at = clock.monotonic()
+
+    def start(self) -> None:
+        """Open the folder, check that folder and database belong together, start the threads.
+
+        Raises StorageError (DirectoryInUse, IdentityMismatch, LogDamaged, …).
+        """
+        settings = self.settings
+        self._storage = open_storage(
+            settings.data_dir,
+            node_id=settings.node_id,
+            incarnation=uuid.uuid4().hex,
+            segment_bytes=settings.segment_bytes,
+        )
+        try:
+            self.service = self._assemble(self._storage)
+        except BaseException:
+            self._storage.close()
+            raise
+        self.service.start()
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Hand leadership over, answer the waiting callers, end all threads, close the folder."""
+        unfinished = self.service.stop(timeout)
+        if unfinished:
+            logger.error("these threads did not end within %g s: %s", timeout, ", ".join(unfinished))
+        self._storage.close()
+
+    @property
+    def failed(self) -> threading.Event:
+        """Set when a thread died; `failure` says which and why. The process must end."""
+        return self.service.failed
+
+    @property
+    def failure(self) -> str:
+        return self.service.failure
+
+    def status(self) -> dict[str, Any]:
+        return {
+            **self.service.status(),
+            "cluster": self.settings.cluster,
+            "version": raftlog.__version__,
+            "pid": os.getpid(),
+            "uptime": round(clock.monotonic() - self._started_at, 3),
+            "address": self.settings.address,
+        }
+
+    def _assemble(self, storage: Storage) -> RaftServer:
+        settings = self.settings
+        if storage.recovery.torn:
+            logger.warning("%s: %s", settings.node_id, storage.recovery.torn)
+        log = load_log(storage)
+        machine = self._machine or make_state_machine(settings, self._is_leader)
+        check_position(machine, log, storage.metadata.cluster_id)
+        rng = random.Random(uuid.uuid4().int)
+        raft = Raft(
+            node_id=settings.node_id,
+            incarnation=storage.metadata.incarnation,
+            settings=raft_settings(settings),
+            log=log,
+            hard_state=storage.hard_state.load(),
+            rng=rng,
+            now=clock.monotonic(),
+            first_members=first_members(settings),
+            new_cluster_id=uuid.uuid4().hex,
+            last_applied=machine.last_applied,
+        )
+        self.identity = Identity(
+            settings.node_id,
+            settings.cluster,
+            settings.secret_keys,
+            cluster_id=lambda: storage.metadata.cluster_id,
+            incarnation=storage.metadata.incarnation,
+            address=settings.address,
+            commands=known_commands(),
+            vendor=settings.state_machine,
+        )
+        return RaftServer(
+            raft,
+            storage.log,
+            storage.hard_state,
+            machine,
+            self._channel_factory or self._websockets,
+            election_timeout=settings.election_timeout,
+            max_waiting_proposals=settings.max_waiting_proposals,
+            max_payload_bytes=settings.max_transaction_bytes,
+            peers=[node_id for node_id in settings.members if node_id != settings.node_id],
+            rng=rng,
+            on_applied=self._pin_cluster_id,
+        )
+
+    def _websockets(self, peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
+        context = client_tls(self.settings) if self.settings.uses_tls else None
+        factory = channel_factory(self.identity, self._address_of, ssl_context=context)
+        return factory(peer_id, on_message, on_close)
+
+    def _address_of(self, peer_id: str) -> str:
+        server = self.service.state.raft.configuration.servers.get(peer_id)
+        address = server.address if server is not None else self.settings.members.get(peer_id, "")
+        if not address:
+            raise TransportError(f"no address of {peer_id} is known")
+        return address
+
+    def _is_leader(self) -> bool:
+        return self.service.state.raft.role is Role.LEADER
+
+    def _pin_cluster_id(self, applied_index: int) -> None:
+        """Write the cluster id into the folder once the entry that carries it is committed and applied."""
+        metadata = self._storage.metadata
+        if not metadata.cluster_id:
+            cluster_id = self.service.state.raft.configuration.cluster_id
+            if cluster_id:
+                self._storage.set_cluster_id(cluster_id)
+
+
+# Pieces
+
+
+def raft_settings(settings: Settings) -> RaftSettings:
+    return RaftSettings(
+        election_timeout=settings.election_timeout,
+        heartbeat_interval=settings.heartbeat_interval,
+        max_uncommitted_bytes=settings.max_uncommitted_bytes,
+    )
+
+
+def first_members(settings: Settings) -> Configuration:
+    """The configuration in which an empty node may take part in the first election (rule 4 of the design)."""
+    servers = {node_id: Server(address) for node_id, address in settings.members.items()}
+    return Configuration("", servers, tuple(sorted(servers)))
+
+
+def load_log(storage: Storage) -> RaftLog:
+    """The core's view of the log on disk: term runs and configurations, no payloads."""
+    log = storage.log
+    configurations = []
+    for index in log.configuration_indices():
+        configurations.append((index, decode_configuration(log.read(index, index, 1).payloads[0])))
+    last_log_time = 0
+    if log.last_index >= log.first_index:
+        last_log_time = log.read(log.last_index, log.last_index, 1).runs[-1].log_time
+    return RaftLog(
+        first_index=log.first_index,
+        last_index=log.last_index,
+        term_runs=log.term_runs(),
+        configurations=configurations,
+        last_log_time=last_log_time,
+    )
+
+
+def make_state_machine(settings: Settings, is_leader: Callable[[], bool]) -> StateMachine:
+    if settings.state_machine == "log":
+        return LogOnlyStateMachine()
+    return DatabaseStateMachine(settings.database, is_leader=is_leader)
+
+
+def known_commands() -> dict[str, list[int]]:
+    """What this node can apply: name -> versions, for the hello."""
+    autodiscover()
+    commands: dict[str, list[int]] = {}
+    for name, version in registry.versions():
+        commands.setdefault(name, []).append(version)
+    return commands
+
+
+def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None:
+    """Refuse a database that is not a point of this node's own log (rule 5 of the design)."""
+    position = getattr(machine, "position", None)
+    if position is None:
+        return
+    found_cluster, index, term = position()
+    ways_out = (
+        "Either the log folder or the database was exchanged or restored from elsewhere. Give this node the folder and "
+        "the database that belong together; or delete its database (it is rebuilt from the log)."
+    )
+    if found_cluster and cluster_id and found_cluster != cluster_id:
+        raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {cluster_id}. {ways_out}")
+    if index > log.last_index:
+        raise IdentityMismatch(
+            f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
+        )
+    if index and log.term_at(index) != term:
+        raise IdentityMismatch(
+            f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. {ways_out}"
+        )
+
+
+def client_tls(settings: Settings) -> ssl.SSLContext:
+    """For outgoing wss connections: verify the other side, show our certificate."""
+    context = ssl.create_default_context(cafile=str(settings.tls_ca) if settings.tls_ca else None)
+    if settings.tls_certificate:
+        context.load_cert_chain(str(settings.tls_certificate), str(settings.tls_key) if settings.tls_key else None)
+    return context
+
+
+# Running it
+
+_current: Node | None = None
+_client: NodeClient | None = None
+_client_lock = threading.Lock()
+
+
+def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..., None] | None = None) -> int:
+    """What `raft run` does: the node and Daphne, until SIGTERM or SIGINT, or until a thread dies.
+
+    Must be called in the main thread. Returns the exit code: 0 stopped as asked, 2 stopped by itself.
+    Raises StorageError, TransportError, OSError where it cannot start.
+    """
+    global _current
+    node = Node(settings)
+    node.start()
+    _current = node
+    host, port = settings.bind
+    tls = None
+    if settings.uses_tls and settings.tls_certificate and settings.tls_key:
+        tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
+    application = raft_application(
+        node.service,
+        node.identity,
+        asgi_application,
+        allow_peer=lambda node_id: node_id in node.service.peers,
+        max_waiting_proposals=settings.max_waiting_proposals,
+        requests={"status": lambda arguments: node.status()},
+        deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
+    )
+    daphne = DaphneServer(
+        application,
+        host,
+        port,
+        unix_socket=str(settings.socket_path),
+        tls=tls,
+        on_listening=lambda addresses: on_ready() if on_ready else None,
+    )
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    stopped = threading.Event()
+    threading.Thread(target=_stop_when_asked, args=(node, daphne, stopping, stopped), name="raftlog-stop", daemon=True).start()
+    try:
+        daphne.run()
+    finally:
+        stopping.set()
+        stopped.wait(STOP_TIMEOUT + 1)
+        _current = None
+    if node.failed.is_set():
+        logger.critical("the node has stopped: %s", node.failure)
+        return 2
+    return 0
+
+
+def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
+    while not stopping.wait(0.2):
+        if node.failed.is_set():
+            break
+    try:
+        node.stop()
+    finally:
+        stopped.set()
+        daphne.stop()
+
+
+def _read_index(node: Node, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
+    deadline = clock.monotonic() + float(arguments.get("timeout", 5.0))
+    node.service.state.read(deadline, lambda index, reason: done({"index": index, "reason": reason}))
+
+
+# From other code of the project
+
+
+def local_proposer() -> Proposer:
+    """Where this process proposes: its own node, else the node of this host through the local socket."""
+    global _client
+    if _current is not None:
+        return _current.service
+    with _client_lock:
+        if _client is None:
+            settings = load_settings()
+            _client = NodeClient(f"unix:{settings.socket_path}", settings.secret_keys, settings.cluster)
+        return _client
+
+
+def fetch_status(settings: Settings, target: str | None = None, timeout: float = 2.0) -> dict[str, Any]:
+    """Status of this host's node, or of the member at `target` (ws://host:port). Raises NodeUnavailable, OSError."""
+    context = client_tls(settings) if target and target.startswith("wss://") else None
+    client = NodeClient(
+        target or f"unix:{settings.socket_path}",
+        settings.secret_keys,
+        settings.cluster,
+        ssl_context=context,
+        connect_timeout=timeout,
+    )
+    try:
+        status: dict[str, Any] = client.request("status", timeout=timeout)
+        return status
+    finally:
+        client.close()
