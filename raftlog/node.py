@@ -243,7 +243,8 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None
         )
     if index and log.term_at(index) != term:
         raise IdentityMismatch(
-            f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. {ways_out}"
+            f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. "
+            f"{ways_out}"
         )
 
 
@@ -297,7 +298,9 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     stopped = threading.Event()
-    threading.Thread(target=_stop_when_asked, args=(node, daphne, stopping, stopped), name="raftlog-stop", daemon=True).start()
+    threading.Thread(
+        target=_stop_when_asked, args=(node, daphne, stopping, stopped), name="raftlog-stop", daemon=True
+    ).start()
     try:
         daphne.run()
     finally:

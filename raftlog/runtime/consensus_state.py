@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from raftlog.consensus.events import Event
-from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.log import UnstableEntries
+from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import DiskFull

@@ -24,7 +24,9 @@ FIRST_BACKOFF, MAX_BACKOFF = 0.02, 1.0  # seconds
 class PeerThread:
     """What one peer thread knows. `main` is its body."""
 
-    def __init__(self, state: ConsensusState, peer: str, channel_factory: ChannelFactory, jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, state: ConsensusState, peer: str, channel_factory: ChannelFactory, jitter: Callable[[], float]
+    ) -> None:
         self.peer = peer
         self.connected = False
         self.last_error = ""

@@ -38,7 +38,7 @@ def refusal(key: bytes, error: str, text: str) -> Outcome:
 class Waiter:
     """One proposal that has no outcome yet."""
 
-    __slots__ = ("done", "doubts", "payload", "placed_with", "placed_term")
+    __slots__ = ("done", "doubts", "payload", "placed_term", "placed_with")
 
     def __init__(self, payload: bytes, done: Done) -> None:
         self.payload = payload
@@ -53,7 +53,9 @@ class Waiter:
 class Proposals:
     """All proposals of this node's callers."""
 
-    def __init__(self, raft: Raft, log_time: Callable[[float], int], max_waiting: int, no_leader_timeout: float) -> None:
+    def __init__(
+        self, raft: Raft, log_time: Callable[[float], int], max_waiting: int, no_leader_timeout: float
+    ) -> None:
         self._raft = raft
         self._log_time = log_time
         self._max_waiting = max_waiting
@@ -109,7 +111,13 @@ class Proposals:
         except Overloaded:
             reason = "overloaded"
         return ForwardResponse(
-            raft.current_term, message.recipient, message.sender, message.request_id, first_index, raft.leader_id, reason
+            raft.current_term,
+            message.recipient,
+            message.sender,
+            message.request_id,
+            first_index,
+            raft.leader_id,
+            reason,
         )
 
     # From the log
@@ -177,7 +185,9 @@ class Proposals:
                 waiter.placed_with = ""
                 refused.append(key)
         if response.reason == "overloaded":
-            return self._end([key for key in refused if not self._waiters[key].doubts], "Overloaded", "the leader has too much to do")
+            return self._end(
+                [key for key in refused if not self._waiters[key].doubts], "Overloaded", "the leader has too much to do"
+            )
         self._park(refused, now)
         return []
 

@@ -44,7 +44,7 @@ class NodeThread:
         try:
             self._main()
             self.now_doing("ended")
-        except BaseException as error:  # noqa: BLE001 - whatever it was: the node must not go on without this thread
+        except BaseException as error:
             self.now_doing(f"died: {error}")
             logger.critical("thread %s died: %s", self.name, error, exc_info=True)
             self._on_death(self.name, error)

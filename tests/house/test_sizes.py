@@ -8,9 +8,7 @@ ROOT = Path(__file__).parents[2]
 MAX_LINES = 500
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "raftlog").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "raftlog").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_stays_under_the_ceiling_and_says_what_it_is_for(path):
     text = path.read_text()
     assert text.count("\n") <= MAX_LINES
