@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from raftlog import conf
-from raftlog.exceptions import RaftlogError
-from raftlog.node import fetch_status
+from raftlog.exceptions import NodeUnavailable, RaftlogError
 from raftlog.runtime import clock
+from raftlog.transport.client import NodeClient, RequestFailed
 
 # Below the range from which Linux takes the ports of outgoing connections: while a node is down its
 # peers' attempts to reconnect could otherwise be given its port, and even connect to themselves.
@@ -77,6 +77,11 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def node_names(count: int) -> list[str]:
+    """The ids of the nodes of a cluster of `count`: a, b, c …, or n1 … beyond 26."""
+    return [chr(ord("a") + n) for n in range(count)] if count <= 26 else [f"n{n + 1}" for n in range(count)]
+
+
 class NodeProcess:
     """One `manage.py raft run`. Not thread-safe; start() from a thread that outlives the node (the main one)."""
 
@@ -100,6 +105,7 @@ class NodeProcess:
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.is_paused = False
+        self._client: NodeClient | None = None
 
     def __repr__(self) -> str:
         return f"<NodeProcess {self.node_id} {self.address} pid={self.pid}>"
@@ -182,17 +188,31 @@ class NodeProcess:
             self.kill()
             return self._reap()
 
+    def close(self) -> None:
+        """Give up the connection of client(); the process is left as it is."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
     def _reap(self, timeout: float | None = None) -> int | None:
         return None if self.process is None else self.process.wait(timeout)
+
+    def client(self) -> NodeClient:
+        """A connection to its local socket, made at its first use and again after the node was restarted."""
+        if self._client is None:
+            settings = self.settings
+            self._client = NodeClient(f"unix:{settings.socket_path}", settings.secret_keys, settings.cluster)
+        return self._client
 
     def status(self, timeout: float = STATUS_TIMEOUT) -> dict[str, Any] | None:
         """What it says of itself; None where it does not answer (down, starting, paused)."""
         if not self.is_running or self.is_paused:
             return None
         try:
-            return fetch_status(self.settings, timeout=timeout)
-        except (RaftlogError, OSError):
+            answer: dict[str, Any] = self.client().request("status", timeout=timeout)
+        except (NodeUnavailable, RequestFailed):
             return None
+        return answer
 
     def output(self, lines: int = 40) -> str:
         """The last lines that it printed."""
@@ -213,12 +233,15 @@ class ProcessCluster:
         command: Sequence[str] = (sys.executable, "-m", "django"),
         options: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        node_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """`options` are further keys of RAFTLOG, `environment` further variables, both alike for all nodes.
 
+        `node_options` are keys of RAFTLOG for one node each, by its id.
+
         The settings module must read RAFTLOG_OPTIONS (a JSON object, all of RAFTLOG) and RAFTLOG_DATABASE (a path).
         """
-        names = [chr(ord("a") + n) for n in range(count)] if count <= 26 else [f"n{n + 1}" for n in range(count)]
+        names = node_names(count)
         members = {name: f"ws://127.0.0.1:{port}" for name, port in zip(names, free_ports(count), strict=True)}
         shared = {"CLUSTER": "processes", "MEMBERS": members, "SECRET_KEYS": [secrets.token_urlsafe(32)]}
         shared |= options or {}
@@ -228,7 +251,7 @@ class ProcessCluster:
         self.nodes: dict[str, NodeProcess] = {}
         for name in names:
             folder = directory / name
-            raw = {**shared, "NODE_ID": name, "DATA_DIR": str(folder / "raft")}
+            raw = {**shared, "NODE_ID": name, "DATA_DIR": str(folder / "raft")} | dict((node_options or {}).get(name, {}))
             self.nodes[name] = NodeProcess(raw, folder, command, variables)
         atexit.register(self.kill_all)
 
@@ -276,6 +299,8 @@ class ProcessCluster:
                 node.stop()
         finally:
             self.kill_all()
+            for node in self:
+                node.close()
 
     def kill(self, node_ids: Iterable[str]) -> None:
         """SIGKILL to all of them before waiting for any: they go down at once."""
