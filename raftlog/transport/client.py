@@ -45,6 +45,7 @@ from raftlog.transport.peer_channel import Backoff
 logger = logging.getLogger("raftlog.transport")
 
 CONNECT_TIMEOUT: Final = 2.0  # seconds
+MAX_BACKOFF: Final = 0.5  # seconds between two attempts to reach the node again
 # The node answers in time; where it does not (it is stopped, say), the client gives up this much later, in seconds.
 GRACE: Final = 1.0
 
@@ -298,7 +299,7 @@ class NodeClient:
 
     def _reader_main(self) -> None:
         """Body of the reader thread: from the first connection until one is lost with nothing outstanding."""
-        backoff = Backoff(random.Random())
+        backoff = Backoff(random.Random(), limit=MAX_BACKOFF)
         while True:
             connection = self._connection
             if connection is not None:

@@ -208,11 +208,11 @@ class Connection(Generic[T]):
         """Read once; frames that are complete go to `_binary`. Raises where the connection has ended."""
         sock = self._socket
         assert sock is not None
+        if deadline is not None and clock.monotonic() >= deadline:
+            raise HandshakeRefused(TIMEOUT, "no answer within the time limit")
         try:
             data = sock.recv(RECEIVE_BYTES)
         except TimeoutError:
-            if deadline is not None and clock.monotonic() >= deadline:
-                raise HandshakeRefused(TIMEOUT, "no answer within the time limit") from None
             return
         except OSError as error:
             raise TransportError(f"{self._why_closed()} ({error})" if not self._closed else CLOSED_HERE) from error

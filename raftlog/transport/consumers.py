@@ -69,7 +69,9 @@ class Inbound:
     identity: Identity
     allow_peer: Callable[[str], bool] = lambda node_id: True
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    # Of one client, without an outcome that was sent.
     max_waiting_proposals: int = 65_536
+    handshake_timeout: float = HANDSHAKE_TIMEOUT
     requests: Mapping[str, BlockingRequest] = field(default_factory=dict)
     deferred_requests: Mapping[str, DeferredRequest] = field(default_factory=dict)
     refusals: Refusals = field(default_factory=Refusals)
@@ -81,7 +83,19 @@ class Inbound:
         self.clients: set[ClientConsumer] = set()
         self.pool = ThreadPoolExecutor(REQUEST_THREADS, "raftlog-request")
         # One thread, so that connected and disconnected arrive in order; they may have to wait for the monitor.
-        self.events = ThreadPoolExecutor(1, "raftlog-peer-events")
+        self._events = ThreadPoolExecutor(1, "raftlog-peer-events")
+        self._closed = False
+
+    def tell(self, event: Callable[[str], None], peer_id: str) -> None:
+        """Call the service about a peer's connection, off the event loop."""
+        if not self._closed:
+            self._events.submit(event, peer_id)
+
+    def close(self) -> None:
+        """After the server has ended: let the threads go, without waiting for what they may be doing."""
+        self._closed = True
+        self._events.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
@@ -108,27 +122,30 @@ class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
         except (FrameRefused, HandshakeRefused) as error:
             text = error.reason if isinstance(error, HandshakeRefused) else str(error)
             await self.refuse(error.code, text)
+            # Until the close handshake is over (Daphne gives it a second) what still comes in is thrown away.
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
         except asyncio.CancelledError:
             await self._close(GOING_AWAY, "")
             raise
 
     async def _talk(self, receive: Receive, send: Send) -> None:
         try:
-            async with asyncio.timeout(HANDSHAKE_TIMEOUT):
+            async with asyncio.timeout(self.inbound.handshake_timeout):
                 session = await self._handshake(receive, send)
         except TimeoutError:
-            raise HandshakeRefused(TIMEOUT, f"the handshake took more than {HANDSHAKE_TIMEOUT:g} s") from None
+            text = f"the handshake took more than {self.inbound.handshake_timeout:g} s"
+            raise HandshakeRefused(TIMEOUT, text) from None
         if session is None:
             return
         self.session = session
-        self.outbox: Outbox[Any] = Outbox(session.writer, send, self.outbox_limit(), self.on_sent)
+        self.outbox: Outbox[Any] = Outbox(session.writer, send, self.outbox_limit(), self.on_sent, self._on_overflow)
         sender = asyncio.create_task(self._send_waiting(self.outbox))
         self.on_open()
         try:
             while (event := await receive())["type"] == "websocket.receive":
-                self.on_frame(_binary(event), clock.monotonic())
-                if self.closing:
-                    return
+                if not self.closing:
+                    self.on_frame(_binary(event), clock.monotonic())
         finally:
             self.outbox.close()
             sender.cancel()
@@ -158,8 +175,10 @@ class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
         except Exception:  # a message that cannot be encoded, say: the other side must not wait for it for ever
             logger.exception("cannot send to %s", self._client)
             await self._close(INTERNAL_ERROR, "")
-            return
-        await self.refuse(OVERLOADED, f"{self.outbox_limit()} messages wait and are not read")
+
+    def _on_overflow(self) -> None:
+        refusing = self.refuse(OVERLOADED, f"{self.outbox_limit()} messages wait and are not read")
+        self._refusing = asyncio.create_task(refusing)
 
     async def refuse(self, code: int, detail: str) -> None:
         if not self.closing:
@@ -205,7 +224,7 @@ class PeerConsumer(RaftConsumer):
         inbound.peers[peer] = self
         if older is not None:
             self._replacing = asyncio.create_task(older._close(REPLACED, ""))
-        inbound.events.submit(inbound.service.peer_connected, peer)
+        inbound.tell(inbound.service.peer_connected, peer)
 
     def on_frame(self, frame: bytes, arrived_at: float) -> None:
         submit, reply = self.inbound.service.submit, self.outbox.put
@@ -227,7 +246,7 @@ class PeerConsumer(RaftConsumer):
         inbound, peer = self.inbound, self.session.remote.node_id
         if inbound.peers.get(peer) is self:
             del inbound.peers[peer]
-            inbound.events.submit(inbound.service.peer_disconnected, peer)
+            inbound.tell(inbound.service.peer_disconnected, peer)
 
 
 class ClientConsumer(RaftConsumer):

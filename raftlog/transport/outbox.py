@@ -19,25 +19,33 @@ class Outbox(Generic[T]):
     put() from any thread; the rest on the loop's thread.
     """
 
-    def __init__(self, writer: FrameWriter[T], send: Send, limit: int, on_sent: Callable[[Sequence[T]], None]) -> None:
+    def __init__(
+        self,
+        writer: FrameWriter[T],
+        send: Send,
+        limit: int,
+        on_sent: Callable[[Sequence[T]], None],
+        on_overflow: Callable[[], None],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._writer = writer
         self._send = send
         self._limit = limit
         self._on_sent = on_sent
+        self._on_overflow = on_overflow
         self._waiting: deque[T] = deque()
         # True from a put() that scheduled _wake until _wake runs. Two threads may both find it False: harmless.
         self._scheduled = False
         self._closed = False
         self._wakeup: asyncio.Future[None] | None = None
-        self.overflowed = False
+        self._overflowed = False
 
     def put(self, message: T) -> None:
-        """Send `message` soon. Where `limit` messages wait already the connection is going to be ended."""
+        """Send `message` soon. Where `limit` messages wait already it is dropped and `on_overflow` called, once."""
         if self._closed:
             return
         if len(self._waiting) >= self._limit:
-            self.overflowed = True
+            self._overflowed = True
         else:
             self._waiting.append(message)
         # Set before the loop is woken, cleared before it takes what waits: no message is left behind.
@@ -54,12 +62,15 @@ class Outbox(Generic[T]):
 
     def _wake(self) -> None:
         self._scheduled = False
+        if self._overflowed and not self._closed:
+            self.close()
+            self._on_overflow()
         if self._wakeup is not None and not self._wakeup.done():
             self._wakeup.set_result(None)
 
     async def run(self) -> None:
-        """Send what there is until there is too much (then return) or the task is cancelled."""
-        while not self.overflowed:
+        """Send what there is, until the task is cancelled."""
+        while True:
             if not self._waiting:
                 self._wakeup = self._loop.create_future()
                 await self._wakeup

@@ -105,14 +105,15 @@ class DaphneServer:
 
     def stop(self) -> None:
         """Thread-safe, idempotent; also before run()."""
-        from twisted.internet import reactor
-
         with self._lock:
             if self._stopping:
                 return
             self._stopping = True
             server = self._server
         if server is not None:
+            # Not before: who imports it first decides which reactor the process has, and that must be Daphne.
+            from twisted.internet import reactor
+
             reactor.callFromThread(server.stop)
 
     def _ready(self) -> None:

@@ -117,6 +117,7 @@ def main() -> None:
         allow_peer=lambda node_id: node_id != "stranger",
         requests={"release": service.release, "fail": lambda arguments: 1 // 0},
         deferred_requests={"deferred": lambda arguments, done: done(arguments)},
+        handshake_timeout=given.get("handshake_timeout", 5.0),
         max_waiting_proposals=given.get("max_waiting_proposals", 1000),
     )
     application.inbound.requests["refusals"] = lambda arguments: application.inbound.refusals.counts
@@ -135,6 +136,7 @@ def main() -> None:
 
     threading.Thread(target=stop_with_stdin, daemon=True).start()
     server.run()
+    application.inbound.close()
     print("ended", flush=True)
 
 

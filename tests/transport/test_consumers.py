@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
+import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 import pytest
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Frame
 from websockets.sync.client import ClientConnection, connect
+from websockets.uri import parse_uri
 
 from raftlog.consensus.messages import RequestVoteResponse
 from raftlog.transport.client import NodeClient
+from raftlog.transport.client_messages import CLIENT_CODEC, Propose
 from raftlog.transport.close_codes import (
     BAD_FRAME,
     BAD_TAG,
     FRAME_TOO_LARGE,
     OVERLOADED,
+    TIMEOUT,
     UNKNOWN_NODE,
     WRONG_NODE,
     WRONG_SECRET,
 )
 from raftlog.transport.frames import MAX_FRAME_BYTES, PEER_CODEC
-from raftlog.transport.handshake import PEER, ClientHandshake, Proof, Session
-from tests.transport.conftest import SECRET, WAIT, Answers, EchoNode, channel_to, identity, vote
+from raftlog.transport.handshake import CLIENT, CLIENT_PATH, PEER, PEER_PATH, ClientHandshake, Proof, Session
+from tests.transport.conftest import SECRET, WAIT, Answers, EchoNode, channel_to, identity, proposal, vote
 
 
 def open_socket(node: EchoNode, path: str = "/raft/peer/", **options: Any) -> ClientConnection:
@@ -210,3 +219,70 @@ def test_answers_are_coalesced(echo_node: EchoNode) -> None:
     assert [answer.term for answer in received] == list(range(500))
     assert all(type(answer) is RequestVoteResponse for answer in received)
     assert frames <= 5
+
+
+def test_a_stranger_who_says_nothing_is_dropped(start_echo_node: Callable[..., EchoNode]) -> None:
+    """The handshake has a time limit."""
+    with open_socket(start_echo_node(handshake_timeout=0.1)) as socket:
+        assert closed_with(socket) == (TIMEOUT, "the handshake took more than 0.1 s")
+
+
+def test_a_client_that_does_not_read_is_dropped(start_echo_node: Callable[..., EchoNode]) -> None:
+    """Nothing waits without bound: outcomes that are not read count as waiting proposals, and then it ends."""
+    node = start_echo_node(max_waiting_proposals=8)
+    with raw_socket(node) as (sock, protocol, session):
+        sock.settimeout(WAIT)
+        body = bytes(200 * 1024)
+        deadline = time.monotonic() + WAIT
+        for number in itertools.count():
+            assert time.monotonic() < deadline, "the node never ended the connection"
+            message = Propose(number, 5.0, [proposal(number + 1, body)])
+            for frame in session.writer.frames([message]):
+                protocol.send_binary(frame)
+            try:
+                sock.sendall(b"".join(protocol.data_to_send()))
+            except OSError:
+                break
+    assert ask(node, "refusals") == {"overloaded": 1}
+    assert ask(node, "status")["proposed"]
+
+
+def test_a_peer_that_does_not_read_is_dropped(start_echo_node: Callable[..., EchoNode]) -> None:
+    """Answers to a peer wait in a bounded outbox; when it is full the connection ends."""
+    node = start_echo_node()
+    with raw_socket(node, PEER) as (sock, protocol, session):
+        sock.settimeout(WAIT)
+        requests = [vote(term, sender="m") for term in range(2000)]
+        deadline = time.monotonic() + WAIT
+        while True:
+            assert time.monotonic() < deadline, "the node never ended the connection"
+            for frame in session.writer.frames(requests):
+                protocol.send_binary(frame)
+            try:
+                sock.sendall(b"".join(protocol.data_to_send()))
+            except OSError:
+                break
+    assert ask(node, "refusals") == {"overloaded": 1}
+
+
+@contextmanager
+def raw_socket(node: EchoNode, role: str = CLIENT) -> Iterator[tuple[socket.socket, ClientProtocol, Session[Any]]]:
+    """An authenticated connection without a thread that reads."""
+    path, codec = (PEER_PATH, PEER_CODEC) if role == PEER else (CLIENT_PATH, CLIENT_CODEC)
+    protocol = ClientProtocol(parse_uri(f"{node.address()}{path}"))
+    handshake: ClientHandshake[Any] = ClientHandshake(identity("m"), role, codec)
+    with socket.create_connection(("127.0.0.1", node.port)) as sock:
+        protocol.send_request(protocol.connect())
+        outgoing: list[bytes] = []
+        while handshake.session is None:
+            for data in outgoing:
+                protocol.send_binary(data)
+            sock.sendall(b"".join(protocol.data_to_send()))
+            protocol.receive_data(sock.recv(65536))
+            outgoing = []
+            for event in protocol.events_received():
+                if isinstance(event, Frame):
+                    outgoing += handshake.receive(bytes(event.data))
+                else:
+                    outgoing.append(handshake.hello())
+        yield sock, protocol, handshake.session
