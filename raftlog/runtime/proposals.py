@@ -224,7 +224,8 @@ class Proposals:
             ended = list(self._waiters)
             self._leaderless_since = now
         if self._raft.leader_id == "":
-            text = f"no leader: no majority of {sorted(self._raft.configuration.voters)} can be reached from {self._raft.node_id}"
+            voters = sorted(self._raft.configuration.voters)
+            text = f"no leader: no majority of {voters} can be reached from {self._raft.node_id}"
         return self._end(ended, "NoLeader", text)
 
     def end_all(self, text: str) -> list[tuple[Done, list[Outcome]]]:

@@ -36,7 +36,8 @@ class RecordingMachine(LogOnlyStateMachine):
 class Cluster:
     """`with Cluster(3) as cluster:` - nodes a, b, c, started. Fails at its end where a thread has died."""
 
-    def __init__(self, count, log_store: Callable[[], MemoryLog] = MemoryLog):
+    def __init__(self, count, log_store: Callable[[], MemoryLog] = MemoryLog, *, may_die: bool = False):
+        self.may_die = may_die
         self.network = MemoryNetwork()
         self.ids = [chr(ord("a") + number) for number in range(count)]
         self.log_stores = {node_id: log_store() for node_id in self.ids}
@@ -56,7 +57,7 @@ class Cluster:
         for server in self.servers.values():
             server.stop(0.01 if exc_info[0] else 5)
         self.network.close()
-        if exc_info[0] is None:
+        if exc_info[0] is None and not self.may_die:
             died = [server.failure for server in self.servers.values() if server.failure]
             assert not died, died
 
