@@ -220,7 +220,7 @@ def known_commands() -> dict[str, list[int]]:
     """What this node can apply: name -> versions, for the hello."""
     autodiscover()
     commands: dict[str, list[int]] = {}
-    for name, version in registry.versions():
+    for name, version in registry.known():
         commands.setdefault(name, []).append(version)
     return commands
 

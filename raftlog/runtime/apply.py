@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from raftlog.exceptions import ApplyStopped
 from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.runtime.ports import StateMachine
 
@@ -42,7 +43,12 @@ def state_machine_main(
                 now_doing("reading entries from disk")
                 batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
             now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
-            outcomes = machine.apply(batch)
+            try:
+                outcomes = machine.apply(batch)
+            except ApplyStopped:
+                if state.stopping:
+                    return
+                raise
             on_applied(batch.last_index)
             state.applied(batch.last_index, outcomes)
     finally:

@@ -48,5 +48,8 @@ class LogOnlyStateMachine:
             self._older, self._recent = recent, {}
         return outcomes
 
+    def stop(self) -> None:
+        """It never waits."""
+
     def close(self) -> None:
         """Nothing to close."""

@@ -69,6 +69,10 @@ class StateMachine(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Any thread: give up waiting for an unavailable database; a blocked apply() then raises ApplyStopped."""
+        ...
+
     def close(self) -> None: ...
 
 

@@ -112,9 +112,7 @@ class RaftServer:
         self.state.stop("the node is stopping")
         for peer_thread in self.peers.values():
             peer_thread.close()
-        interrupt = getattr(self._machine, "interrupt", None)
-        if interrupt is not None:
-            interrupt()
+        self._machine.stop()
         return [t.name for t in self.threads if not t.join(deadline - self.state.monitor.monotonic())]
 
     def _hand_over(self, deadline: float) -> None:

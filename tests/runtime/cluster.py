@@ -4,8 +4,6 @@ import random
 import threading
 from collections.abc import Callable
 
-from raftlog.storage.memory import MemoryHardState, MemoryLog
-
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import COMMAND, client_payload
 from raftlog.consensus.log import RaftLog
@@ -15,6 +13,7 @@ from raftlog.consensus.state import Role
 from raftlog.runtime import clock
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.server import RaftServer
+from raftlog.storage.memory import MemoryHardState, MemoryLog
 from raftlog.transport.memory import MemoryNetwork
 
 SESSION = b"session-of-tests"
