@@ -61,7 +61,7 @@ class Wire(Protocol):
     def wrap(self, data: bytes) -> bytes: ...
 
     def unwrap(self, data: bytes) -> bytes:
-        """`data` b"": the socket is at its end. Returns b"" where nothing is complete yet."""
+        """Returns b"" where nothing is complete yet."""
         ...
 
     @property
@@ -113,10 +113,7 @@ class TlsWire:
         return self._outgoing.read()
 
     def unwrap(self, data: bytes) -> bytes:
-        if data:
-            self._incoming.write(data)
-        else:
-            self._incoming.write_eof()
+        self._incoming.write(data)
         parts = []
         try:
             while part := self._tls.read(RECEIVE_BYTES):
