@@ -51,5 +51,8 @@ class LogOnlyStateMachine:
     def stop(self) -> None:
         """It never waits."""
 
+    def stop(self) -> None:
+        """Nothing to wait for."""
+
     def close(self) -> None:
         """Nothing to close."""

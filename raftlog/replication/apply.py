@@ -1,0 +1,463 @@
+"""From committed entries to the database: one batch, one transaction, the applied index inside it (design 7.1).
+
+A batch is tried *together*, without savepoints. If an entry fails, it is rolled back and run again *guarded*: a
+savepoint for each entry. An entry whose verdict only a commit can give (foreign_keys.py) is run *alone*. The
+verdict is the same in all three, so it does not matter how a node's batches fall.
+
+Nothing is skipped: where the database is unavailable, the batch is tried again until it is not; where an entry
+cannot be applied on this node, apply stops with all before it applied.
+
+Every signal and on_commit hook fires on every node; `is_applying()` tells. Hooks run after the commit of the batch.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import msgspec
+from django.db import IntegrityError, connections
+from django.db.utils import Error as DjangoDatabaseError
+
+from raftlog import signals
+from raftlog.consensus.configuration import decode_configuration
+from raftlog.consensus.entries import (
+    COMMAND,
+    CONFIGURATION,
+    HEADER_BYTES,
+    KEY,
+    NO_OP,
+    OPEN_SESSION,
+    EntryBatch,
+    client_header,
+)
+from raftlog.exceptions import ApplyStopped, InvalidEntry
+from raftlog.replication import codec
+from raftlog.replication.context import CommandContext, applying, is_applying
+from raftlog.replication.database import ApplyConnection
+from raftlog.replication.failures import Blame, blame, encode_failure, is_infrastructure
+from raftlog.replication.foreign_keys import SchemaChanged, Suspect
+from raftlog.replication.registry import Command, Registry, registry
+from raftlog.replication.sessions import Result, Sessions, Stage
+from raftlog.replication.tables import Applied, ensure_tables, read_applied, write_applied
+from raftlog.runtime.ports import APPLIED, FAILED, Outcome
+
+__all__ = ["DatabaseStateMachine", "is_applying"]
+
+logger = logging.getLogger("raftlog.apply")
+
+MAX_RESULT_BYTES: Final = 1 << 20  # a constant of the code: it decides a verdict
+FIRST_RETRY: Final = 0.05  # seconds until an unavailable database is tried again; doubled up to
+LAST_RETRY: Final = 2.0
+GUARDED_BATCHES: Final = 8  # how many batches are guarded from the start after one had a failure
+
+
+class Mode(enum.Enum):
+    """How the entries of one transaction are run."""
+
+    TOGETHER = "together"
+    GUARDED = "guarded"
+    ALONE = "alone"
+
+
+class _TryAgain(Exception):
+    """Rolled back, nothing has changed: run it again in this mode."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        super().__init__(mode)
+
+
+class _Cut(Exception):
+    """This entry is not applied in this transaction. `stop`: nor in any; else it is run alone."""
+
+    def __init__(self, stop: ApplyStopped | None) -> None:
+        self.stop = stop
+        super().__init__(stop)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a batch, while it is applied."""
+
+    index: int
+    term: int
+    log_time: int
+    payload: bytes
+
+
+class Run:
+    """What one transaction did: kept until it is committed, dropped if it is not."""
+
+    def __init__(self, sessions: Sessions, applied: Applied) -> None:
+        self.stage = Stage(sessions)
+        self.before = applied
+        self.applied = applied
+        self.outcomes: list[Outcome] = []
+        self.done: list[tuple[CommandContext, Command, int]] = []  # with its status
+        self.hooks: list[Callable[[], Any]] = []
+        # The next entry cannot be part of this transaction.
+        self.cut: _Cut | None = None
+
+
+class DatabaseStateMachine:
+    """Implements ports.StateMachine over `connections[alias]`.
+
+    Made in any thread, which reads where the database stands; apply() and close() belong to one thread, whose
+    connection to the alias is the apply connection. `last_applied`, `healthy`, `last_error` may be read anywhere.
+    """
+
+    def __init__(
+        self,
+        alias: str = "default",
+        *,
+        commands: Registry = registry,
+        is_leader: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.alias = alias
+        self.is_leader = is_leader
+        # False while the database is unavailable, or apply has stopped; `last_error` says why, "" where it is healthy.
+        self.healthy = True
+        self.last_error = ""
+        self._commands = commands
+        self._sessions = Sessions()
+        self._database: ApplyConnection | None = None
+        self._stopping = threading.Event()
+        # A run whose commit began and of which no answer has come: the database knows.
+        self._committing: Run | None = None
+        self._guarded_left = 0
+        self._applied = self._load()
+
+    def _load(self) -> Applied:
+        connection = connections[self.alias]
+        was_open = connection.connection is not None
+        ensure_tables(self.alias)
+        applied = read_applied(connection)
+        with connection.cursor() as cursor:
+            self._sessions.load(cursor)
+        if not was_open:
+            connection.close()
+        return applied
+
+    @property
+    def last_applied(self) -> int:
+        return self._applied.index
+
+    def position(self) -> tuple[str, int, int]:
+        """(cluster id, applied index, its term): the point of the log at which the database stands (rule 5)."""
+        return self._applied.cluster_id, self._applied.index, self._applied.term
+
+    def stop(self) -> None:
+        """Give up waiting for an unavailable database: apply() raises ApplyStopped. Thread-safe."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def apply(self, batch: EntryBatch) -> list[Outcome]:
+        """See ports.StateMachine. Raises ValueError where `batch` does not start at last_applied + 1."""
+        if batch.first_index != self.last_applied + 1:
+            raise ValueError(f"entries from {batch.first_index} on given, {self.last_applied} was applied last")
+        outcomes: list[Outcome] = []
+        mode = Mode.GUARDED if self._guarded_left else Mode.TOGETHER
+        self._guarded_left = max(self._guarded_left - 1, 0)
+        delay = FIRST_RETRY
+        while self.last_applied < batch.last_index:
+            try:
+                run = self._apply_some(batch.slice(self.last_applied + 1, batch.last_index), mode)
+                outcomes += run.outcomes
+                mode = Mode.ALONE if run.cut else Mode.GUARDED if mode is Mode.ALONE else mode
+                delay = FIRST_RETRY
+            except _TryAgain as again:
+                mode = again.mode
+                self._guarded_left = GUARDED_BATCHES
+            except ApplyStopped as stopped:
+                self._unhealthy(str(stopped))
+                raise
+            except DjangoDatabaseError as error:
+                self._wait_for_database(error, batch, delay)
+                delay = min(delay * 2, LAST_RETRY)
+        return outcomes
+
+    # One transaction
+
+    def _apply_some(self, part: EntryBatch, mode: Mode) -> Run:
+        """Apply `part`, or its first entries, in one transaction. Raises _TryAgain, ApplyStopped, database errors."""
+        database = self._open()
+        if isinstance(database, Run):
+            return database
+        if mode is Mode.ALONE:
+            part = part.slice(part.first_index, part.first_index)
+        try:
+            run = self._transact(database, part, mode, None)
+        except IntegrityError as error:
+            if self._committing is None:
+                raise ApplyStopped(
+                    f"raftlog's own tables refused entries from {part.first_index} on: {error}"
+                ) from error
+            # The commit itself: a deferred constraint does not hold.
+            self._committing = None
+            if mode is not Mode.ALONE:
+                raise _TryAgain(Mode.ALONE) from error
+            run = self._transact(database, part, mode, error)
+        except SchemaChanged:
+            database.close()
+            raise _TryAgain(mode) from None
+        self._finish(run)
+        return run
+
+    def _transact(self, database: ApplyConnection, part: EntryBatch, mode: Mode, verdict: IntegrityError | None) -> Run:
+        run = Run(self._sessions, self._applied)
+        try:
+            with database.transaction():
+                if mode is not Mode.ALONE and not database.guard.can_batch:
+                    raise _TryAgain(Mode.ALONE)
+                self._run_entries(database, part, mode, run, verdict)
+                if mode is not Mode.ALONE:
+                    database.before_commit()
+                with database.connection.cursor() as cursor:
+                    run.stage.write(cursor)
+                    write_applied(cursor, run.before, run.applied)
+                run.hooks = database.take_hooks()
+                self._committing = run
+        except Suspect:
+            raise _TryAgain(Mode.ALONE) from None
+        return run
+
+    def _run_entries(
+        self, database: ApplyConnection, part: EntryBatch, mode: Mode, run: Run, verdict: IntegrityError | None
+    ) -> None:
+        for entry in entries(part):
+            try:
+                self._run_entry(database, entry, mode, run, verdict)
+            except _Cut as cut:
+                if run.applied is run.before:  # nothing before it
+                    raise (cut.stop or _TryAgain(Mode.ALONE)) from cut.__cause__
+                run.cut = cut
+                return
+            run.applied = Applied(run.applied.cluster_id, entry.index, entry.term, entry.log_time)
+
+    def _run_entry(
+        self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
+    ) -> None:
+        kind = entry.payload[0]
+        if kind == COMMAND:
+            header = client_header(entry.payload)
+            result = run.stage.admit(header, entry.log_time)
+            if result is None:
+                try:
+                    result = self._run_command(database, entry, mode, run, verdict)
+                except _Cut:
+                    run.stage.undo_admit()
+                    raise
+                run.stage.record(header, result)
+            run.outcomes.append(Outcome(entry.payload[KEY], *result))
+        elif kind == OPEN_SESSION:
+            result = run.stage.open(client_header(entry.payload), entry.index, entry.log_time)
+            run.outcomes.append(Outcome(entry.payload[KEY], *result))
+        elif kind == CONFIGURATION:
+            self._adopt_cluster(entry, run)
+        elif kind != NO_OP:
+            raise _Cut(
+                ApplyStopped(f"entry {entry.index} is of kind {kind}, which this version of raftlog cannot apply")
+            )
+
+    def _adopt_cluster(self, entry: Entry, run: Run) -> None:
+        """The database takes the cluster's id from the first configuration entry, and keeps it (rule 5)."""
+        try:
+            cluster_id = decode_configuration(entry.payload).cluster_id
+        except InvalidEntry as error:
+            raise _Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
+        known = run.applied.cluster_id
+        if known and cluster_id != known:
+            raise _Cut(ApplyStopped(f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"))
+        run.applied = run.applied._replace(cluster_id=cluster_id)
+
+    # One command
+
+    def _run_command(
+        self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
+    ) -> Result:
+        command, arguments = self._find(entry)
+        context = CommandContext(index=entry.index, term=entry.term, log_time=entry.log_time, command=command.name)
+        applying.command = context
+        try:
+            if verdict is not None:
+                raise verdict
+            if mode is Mode.TOGETHER:
+                result = self._call(database, command, context, arguments, mode)
+            else:
+                with database.entry_savepoint():
+                    result = self._call(database, command, context, arguments, mode)
+        except BaseException as error:  # noqa: BLE001  (judged: recorded, or raised again as what it is)
+            result = self._judge(database, command, entry, mode, error)
+            context.effects.clear()
+        finally:
+            applying.command = None
+        run.done.append((context, command, result.status))
+        return result
+
+    def _find(self, entry: Entry) -> tuple[Command, dict[str, Any]]:
+        """The function and arguments that an entry names. Raises _Cut where this node's code has none such."""
+        try:
+            name, version, arguments = codec.decode_command(memoryview(entry.payload)[HEADER_BYTES:])
+        except msgspec.DecodeError as error:
+            raise _Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
+        command = self._commands.get(name, version)
+        if command is None:
+            known = [v for n, v in self._commands.known() if n == name]
+            have = f"it knows version {', '.join(map(str, known))}" if known else "it knows none of that name"
+            raise _Cut(
+                ApplyStopped(
+                    f"entry {entry.index} is the command {name!r} version {version}, which this node does not know "
+                    f"({have}); install the code that has it and start the node again"
+                )
+            )
+        if not command.arguments.accepts(arguments.keys()):
+            raise _Cut(
+                ApplyStopped(
+                    f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's code "
+                    "differs from that of the node which proposed it (raise @command(version=…) with each change)"
+                )
+            )
+        return command, arguments
+
+    def _call(
+        self,
+        database: ApplyConnection,
+        command: Command,
+        context: CommandContext,
+        arguments: dict[str, Any],
+        mode: Mode,
+    ) -> Result:
+        value = command.function(context, **arguments)
+        try:
+            encoded = codec.encode(value)
+        except codec.CannotEncode as error:
+            raise TypeError(f"{command.name} returned a value that cannot be replicated: {error}") from None
+        if len(encoded) > MAX_RESULT_BYTES:
+            raise ValueError(f"{command.name} returned {len(encoded)} bytes, the limit is {MAX_RESULT_BYTES}")
+        database.check_entry(alone=mode is Mode.ALONE)
+        return Result(APPLIED, context.index, encoded)
+
+    def _judge(
+        self, database: ApplyConnection, command: Command, entry: Entry, mode: Mode, error: BaseException
+    ) -> Result:
+        """The recorded failure of an entry; raises where it has none. Called while the entry's changes are undone."""
+        if database.failure is not None:
+            raise database.failure from error
+        whose = blame(error, command.raises, database.driver_error)
+        if whose is Blame.INFRASTRUCTURE:
+            if isinstance(error, DjangoDatabaseError):
+                raise error
+            raise DjangoDatabaseError(f"{type(error).__name__}: {error}") from error
+        if mode is Mode.TOGETHER:
+            raise _TryAgain(Mode.GUARDED) from error
+        if isinstance(error, Suspect) and mode is Mode.GUARDED:
+            raise _Cut(None) from error
+        if whose is Blame.NODE:
+            text = f"entry {entry.index}, command {command.name!r}: {type(error).__name__}: {error}"
+            raise _Cut(ApplyStopped(text)) from error
+        return Result(FAILED, entry.index, encode_failure(error, command.raises))
+
+    # After the commit
+
+    def _finish(self, run: Run) -> None:
+        """The transaction of `run` is in the database."""
+        self._committing = None
+        self._sessions.take(run.stage)
+        self._applied = run.applied
+        if not self.healthy:
+            logger.warning("applying again, up to entry %d (%s)", run.applied.index, self.last_error)
+            self.healthy, self.last_error = True, ""
+        self._after_commit(run)
+        if run.cut is not None and run.cut.stop is not None:
+            raise run.cut.stop
+
+    def _after_commit(self, run: Run) -> None:
+        """Effects outside the database. Whatever they raise, the entries are applied."""
+        effects = [(f"an on_commit hook of entries up to {run.applied.index}", hook) for hook in run.hooks]
+        if any(context.effects for context, _, _ in run.done) and self.is_leader():
+            effects += [
+                (f"on_leader of entry {context.index} ({context.command})", effect)
+                for context, _, _ in run.done
+                for effect in context.effects
+            ]
+        applying.command = run.done[-1][0] if run.done else None
+        try:
+            for what, effect in effects:
+                try:
+                    effect()
+                except Exception:  # user code; the entry is applied whatever it does
+                    logger.exception("%s failed", what)
+            if signals.entry_applied.receivers:
+                self._send_signals(run)
+        finally:
+            applying.command = None
+
+    def _send_signals(self, run: Run) -> None:
+        for context, command, status in run.done:
+            answers = signals.entry_applied.send_robust(
+                DatabaseStateMachine,
+                index=context.index,
+                term=context.term,
+                command=command.name,
+                version=command.version,
+                status=status,
+            )
+            for receiver, answer in answers:
+                if isinstance(answer, Exception):
+                    logger.error(
+                        "entry_applied receiver %r failed at entry %d", receiver, context.index, exc_info=answer
+                    )
+
+    # The database, when it is not there
+
+    def _open(self) -> ApplyConnection | Run:
+        """The apply connection, opened where it is not; or the run whose commit, as it turns out, had gone through."""
+        if self._database is None:
+            self._database = ApplyConnection(self.alias)
+        if self._database.is_open:
+            return self._database
+        applied = self._database.open()
+        committing, self._committing = self._committing, None
+        if committing is not None and applied == committing.applied:
+            self._finish(committing)
+            return committing
+        if applied != self._applied:
+            raise ApplyStopped(
+                f"the database stands at entry {applied.index} of term {applied.term} (cluster "
+                f"{applied.cluster_id or 'none'}), this node had applied {self._applied.index}: something else wrote "
+                "it. Is another node using this database, or was it restored while the node ran?"
+            )
+        return self._database
+
+    def _wait_for_database(self, error: DjangoDatabaseError, batch: EntryBatch, delay: float) -> None:
+        """Say what is wrong, close the connection, wait. Raises ApplyStopped where waiting mends nothing."""
+        text = f"entries {self.last_applied + 1}-{batch.last_index}: {type(error).__name__}: {error}"
+        self._unhealthy(text)
+        database = self._database
+        if database is None or not is_infrastructure(error, database.driver_error):
+            raise ApplyStopped(text) from error
+        database.close()
+        if self._stopping.wait(delay):
+            raise ApplyStopped(f"stopped while the database was unavailable; {text}") from error
+
+    def _unhealthy(self, text: str) -> None:
+        if text != self.last_error:
+            logger.error("cannot apply %s", text)
+        self.healthy, self.last_error = False, text
+
+
+def entries(batch: EntryBatch) -> Iterator[Entry]:
+    """The entries of a batch, one by one: a command costs so much more than the object for it."""
+    index = batch.first_index
+    for count, term, log_time in batch.runs:
+        start = index - batch.first_index
+        for payload in batch.payloads[start : start + count]:
+            yield Entry(index, term, log_time, payload)
+            index += 1

@@ -1,0 +1,401 @@
+"""Proposing commands from any process: blocking, asynchronous, or many at once.
+
+The node in this process, or a client of the host's node, is given by `set_proposer_factory`. A call returns once
+the command is applied to the local database, with its result, or raises what raftlog.exceptions says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from django.core.signals import setting_changed
+from django.db import connections
+
+from raftlog.conf import load_settings
+from raftlog.consensus.entries import COMMAND, client_payload
+from raftlog.exceptions import InsideTransaction, NodeUnavailable, OutcomeUnknown, SessionExpired
+from raftlog.replication import codec
+from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
+from raftlog.replication.context import is_applying
+from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
+from raftlog.runtime import clock
+from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, UNKNOWN, Outcome, Proposer
+
+if TYPE_CHECKING:
+    from raftlog.replication.registry import Command
+
+ANSWER_GRACE: Final = 1.0  # seconds that a caller waits beyond its time limit for the node to say how it ended
+CHUNK: Final = 2_048  # proposals that propose_many hands over at once; two such are on their way
+POLL_INTERVAL: Final = 0.05  # seconds between two looks of outcome()
+
+
+class Limits(NamedTuple):
+    """What proposing needs of the settings."""
+
+    alias: str
+    timeout: float
+    max_command_bytes: int
+
+
+@functools.cache
+def limits() -> Limits:
+    settings = load_settings()
+    return Limits(settings.database, settings.proposal_timeout, settings.max_command_bytes)
+
+
+def _forget_limits(*, setting: str, **kwargs: Any) -> None:
+    if setting == "RAFTLOG":
+        limits.cache_clear()
+
+
+setting_changed.connect(_forget_limits)
+
+
+# The way to the node, and the session of this process
+
+
+class _Process:
+    """What a process has one of. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.factory: Callable[[], Proposer] | None = None
+        self.session: ClientSession | None = None
+
+    def current(self) -> ClientSession:
+        """Raises NodeUnavailable, and what the factory raises."""
+        with self.lock:
+            if self.session is None:
+                if self.factory is None:
+                    raise NodeUnavailable("no way to a node is set up in this process: is 'raftlog' in INSTALLED_APPS?")
+                self.session = ClientSession(self.factory())
+            return self.session
+
+    def expired(self, session: ClientSession) -> None:
+        """The cluster does not know this session any more: make another at the next call."""
+        with self.lock:
+            if self.session is session:
+                self.session = ClientSession(session.proposer)
+
+    def forked(self) -> None:
+        """In the child: the parent's session, threads and sockets are not ours."""
+        self.lock = threading.Lock()
+        self.session = None
+
+
+_process = _Process()
+os.register_at_fork(after_in_child=_process.forked)
+
+
+def set_proposer_factory(factory: Callable[[], Proposer] | None) -> None:
+    """`factory` is called at the first proposal of this process, and again in each forked child. None: forget it.
+
+    A factory that returns a client of another process may block; the proposer that it returns must not.
+    """
+    with _process.lock:
+        _process.factory = factory
+        _process.session = None
+
+
+# Proposing
+
+
+class Bound:
+    """A command with options: `buy.with_options(timeout=2).propose(item_id=3)`."""
+
+    def __init__(self, command: Command, *, timeout: float | None, proposal_id: str) -> None:
+        self._command = command
+        self._timeout = timeout
+        self._proposal_id = proposal_id
+
+    def propose(self, /, **arguments: Any) -> Any:
+        return propose(self._command, arguments, timeout=self._timeout, proposal_id=self._proposal_id)
+
+    async def apropose(self, /, **arguments: Any) -> Any:
+        return await apropose(self._command, arguments, timeout=self._timeout, proposal_id=self._proposal_id)
+
+
+def propose(command: Command, arguments: dict[str, Any], *, timeout: float | None = None, proposal_id: str = "") -> Any:
+    """Propose and wait, at most `timeout` seconds (default RAFTLOG["PROPOSAL_TIMEOUT"]).
+
+    Args:
+        proposal_id: that of an OutcomeUnknown: the same attempt again. If it was applied, its result is returned.
+
+    Raises:
+        InvalidArguments, PayloadTooLarge, InsideTransaction: before anything is proposed.
+        NotProposed (NoLeader, Overloaded, NodeUnavailable): nothing was done, and nothing will be.
+        OutcomeUnknown: it may have been applied, or may be yet.
+        CommandFailed, IntegrityError, DataError, what the command declares: it failed, alike on every node.
+    """
+    attempt = _Attempt(command, arguments, timeout)
+    if proposal_id:
+        answers = BlockingAnswers(1)
+        attempt.repeat(proposal_id, answers)
+        answers.wait(attempt.patience())
+        return attempt.repeated(proposal_id, answers.outcomes[0])
+    for is_last in (False, True):
+        session = _process.current()
+        session.open(attempt.remaining())
+        answers = BlockingAnswers(1)
+        sequence = session.submit([attempt.body], answers, attempt.remaining())
+        answers.wait(attempt.patience())
+        if is_last or not attempt.is_refused(session, answers.outcomes[0]):
+            break
+    return attempt.result(session, sequence, answers.outcomes[0])
+
+
+async def apropose(
+    command: Command, arguments: dict[str, Any], *, timeout: float | None = None, proposal_id: str = ""
+) -> Any:
+    """As propose(), without blocking the event loop. Cancelling it leaves the outcome unknown."""
+    attempt = _Attempt(command, arguments, timeout)
+    if proposal_id:
+        await asyncio.to_thread(_process.current)
+        answers, woken = _async_answers()
+        attempt.repeat(proposal_id, answers)
+        await _wait(woken, attempt.patience())
+        return attempt.repeated(proposal_id, answers.outcomes[0])
+    for is_last in (False, True):
+        current = _process.session
+        if current is not None and current.is_open:
+            session = current
+        else:
+            session = await asyncio.to_thread(_open_session, attempt.remaining())
+        answers, woken = _async_answers()
+        sequence = session.submit([attempt.body], answers, attempt.remaining())
+        try:
+            await _wait(woken, attempt.patience())
+        except asyncio.CancelledError:
+            session.give_up(sequence, 1)
+            raise
+        if is_last or not attempt.is_refused(session, answers.outcomes[0]):
+            break
+    return attempt.result(session, sequence, answers.outcomes[0])
+
+
+def propose_many(calls: Sequence[tuple[Command, dict[str, Any]]], *, timeout: float | None = None) -> list[Any]:
+    """Propose many commands, pipelined and in this order, and wait for all; one that fails stops none of the others.
+
+    Args:
+        timeout: seconds for each chunk of 2,048.
+
+    Returns:
+        For each call its result, or the exception that propose() would have raised.
+    """
+    attempts = [_Attempt(command, arguments, timeout) for command, arguments in calls]
+    results: list[Any] = []
+    on_their_way: list[_Chunk] = []
+    for start in range(0, len(attempts), CHUNK):
+        on_their_way.append(_Chunk(attempts[start : start + CHUNK]))
+        if len(on_their_way) > 1:
+            results += on_their_way.pop(0).wait()
+    for chunk in on_their_way:
+        results += chunk.wait()
+    return results
+
+
+class _Attempt:
+    """One command on its way: encoded once, with its time limit."""
+
+    __slots__ = ("_deadline", "_timeout", "body")
+
+    def __init__(self, command: Command, arguments: dict[str, Any], timeout: float | None) -> None:
+        alias, default_timeout, max_bytes = limits()
+        refuse_inside_transaction(alias, command.name)
+        self.body = command.encode(arguments, max_bytes)
+        self._timeout = default_timeout if timeout is None else timeout
+        self._deadline = clock.monotonic() + self._timeout
+
+    def restart(self) -> None:
+        self._deadline = clock.monotonic() + self._timeout
+
+    def remaining(self) -> float:
+        return max(self._deadline - clock.monotonic(), 0.001)
+
+    def patience(self) -> float:
+        return self.remaining() + ANSWER_GRACE
+
+    def is_refused(self, session: ClientSession, outcome: Outcome | None) -> bool:
+        """Whether to try again under a new session: it was proposed once only, and refused for its session's end.
+
+        No copy of it was applied (this node would have answered with that), and none will be: a session that
+        has ended is never opened again.
+        """
+        if outcome is None or outcome.status != REFUSED or refusal_of(outcome)[0] != SESSION_EXPIRED:
+            return False
+        _process.expired(session)
+        return True
+
+    def result(self, session: ClientSession, sequence: int, outcome: Outcome | None) -> Any:
+        """The command's return value. Raises what propose() says."""
+        proposal_id = format_proposal_id(session.session_id, sequence)
+        if outcome is None:
+            session.give_up(sequence, 1)
+            raise OutcomeUnknown(f"the node gave no answer within {self._timeout:.3g} s", proposal_id)
+        return value_of(outcome, proposal_id)
+
+    def repeat(self, proposal_id: str, answers: Answers) -> None:
+        """Propose under the id of an earlier attempt."""
+        session_id, sequence = parse_proposal_id(proposal_id)
+        payload = client_payload(COMMAND, session_id, sequence, 0, self.body)
+        _process.current().proposer.propose([payload], self.remaining(), lambda outcomes: answers.put(0, outcomes[0]))
+
+    def repeated(self, proposal_id: str, outcome: Outcome | None) -> Any:
+        if outcome is None:
+            raise OutcomeUnknown(f"the node gave no answer within {self._timeout:.3g} s", proposal_id)
+        if outcome.status == REFUSED:
+            text = refusal_of(outcome)[1]
+            raise SessionExpired(f"whether proposal {proposal_id} was applied is not known any more: {text}")
+        session_id, sequence = parse_proposal_id(proposal_id)
+        session = _process.session
+        if outcome.status != UNKNOWN and session is not None and session.session_id == session_id:
+            session.settled(sequence)
+        return value_of(outcome, proposal_id)
+
+
+class _Chunk:
+    """Some of the calls of propose_many, under one wait."""
+
+    def __init__(self, attempts: list[_Attempt]) -> None:
+        self._attempts = attempts
+        for attempt in attempts:
+            attempt.restart()
+        last = attempts[-1]
+        self._session = _process.current()
+        self._session.open(last.remaining())
+        self._answers = BlockingAnswers(len(attempts))
+        self._first = self._session.submit([attempt.body for attempt in attempts], self._answers, last.remaining())
+
+    def wait(self) -> list[Any]:
+        self._answers.wait(self._attempts[-1].patience())
+        results = []
+        for position, attempt in enumerate(self._attempts):
+            try:
+                results.append(attempt.result(self._session, self._first + position, self._answers.outcomes[position]))
+            except Exception as error:  # noqa: BLE001  (handed to the caller, in its place)
+                results.append(error)
+        return results
+
+
+def _open_session(timeout: float) -> ClientSession:
+    session = _process.current()
+    session.open(timeout)
+    return session
+
+
+def _async_answers() -> tuple[Answers, asyncio.Event]:
+    loop = asyncio.get_running_loop()
+    woken = asyncio.Event()
+
+    def wake() -> None:
+        try:
+            loop.call_soon_threadsafe(woken.set)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+    return Answers(1, wake), woken
+
+
+async def _wait(woken: asyncio.Event, timeout: float) -> None:
+    try:
+        await asyncio.wait_for(woken.wait(), timeout)
+    except TimeoutError:
+        return
+
+
+def refuse_inside_transaction(alias: str, name: str) -> None:
+    """Raises InsideTransaction where waiting for a proposal would be waiting for oneself."""
+    if is_applying():
+        raise InsideTransaction(
+            f"{name}: a command that is being applied cannot propose another and wait for it, since what is proposed "
+            "is applied after it; call the other command's function: other(ctx, …)"
+        )
+    if connections[alias].in_atomic_block:
+        raise InsideTransaction(
+            f"{name}: this thread has an open transaction on DATABASES[{alias!r}], and the proposal would wait for it "
+            "to end (it is applied to the same database); propose before or after the atomic block, mark the view with "
+            "@transaction.non_atomic_requests, and test with TransactionTestCase"
+        )
+
+
+def value_of(outcome: Outcome, proposal_id: str) -> Any:
+    """The return value in an outcome. Raises what it says otherwise."""
+    if outcome.status == APPLIED:
+        return codec.decode(outcome.result)
+    if outcome.status == FAILED:
+        raise decode_failure(outcome.result)
+    if outcome.status == UNKNOWN:
+        raise OutcomeUnknown(refusal_of(outcome)[1], proposal_id)
+    raise proposal_failure(outcome)
+
+
+# Asking later
+
+
+def format_proposal_id(session_id: bytes, sequence: int) -> str:
+    return f"{session_id.hex()}:{sequence}"
+
+
+def parse_proposal_id(proposal_id: str) -> tuple[bytes, int]:
+    """Raises ValueError."""
+    session, _, sequence = proposal_id.partition(":")
+    try:
+        session_id = bytes.fromhex(session)
+    except ValueError:
+        session_id = b""
+    if len(session_id) != 16 or not sequence.isdecimal() or not 0 < int(sequence) < 2**63:
+        raise ValueError(f"{proposal_id!r} is no proposal id; it is the proposal_id of an OutcomeUnknown")
+    return session_id, int(sequence)
+
+
+def outcome(proposal_id: str, timeout: float = 0.0) -> Any:
+    """How a proposal ended whose outcome was unknown, as far as this node's database knows.
+
+    Args:
+        proposal_id: of the OutcomeUnknown.
+        timeout: seconds to wait for it to be applied here.
+
+    Returns:
+        The command's result. Raises its failure as propose() would.
+
+    Raises:
+        OutcomeUnknown: it is not (yet) applied on this node. To end the doubt, propose it again under the same id:
+            `buy.with_options(proposal_id=…).propose(…)`.
+        SessionExpired: its result is not kept any more, or its session has ended.
+    """
+    session_id, sequence = parse_proposal_id(proposal_id)
+    deadline = clock.monotonic() + timeout
+    while True:
+        found = _late_answer(session_id, sequence) or _stored_outcome(session_id, sequence)
+        if found is not None:
+            return value_of(found, proposal_id)
+        if clock.monotonic() >= deadline:
+            raise OutcomeUnknown("not applied on this node so far", proposal_id)
+        clock.sleep(POLL_INTERVAL)
+
+
+def _late_answer(session_id: bytes, sequence: int) -> Outcome | None:
+    session = _process.session
+    return session.late.get(sequence) if session is not None and session.session_id == session_id else None
+
+
+def _stored_outcome(session_id: bytes, sequence: int) -> Outcome | None:
+    with connections[limits().alias].cursor() as cursor:
+        cursor.execute(
+            "SELECT status, entry_index, result FROM raftlog_sessionresult WHERE session = %s AND sequence = %s",
+            [session_id, sequence],
+        )
+        row = cursor.fetchone()
+        if row is not None:
+            return Outcome(session_id + sequence.to_bytes(8, "big"), row[0], row[1], bytes(row[2]))
+        cursor.execute("SELECT acknowledged_below FROM raftlog_clientsession WHERE session = %s", [session_id])
+        row = cursor.fetchone()
+    if row is None or row[0] > sequence:
+        why = "its session has ended" if row is None else "it was acknowledged"
+        raise SessionExpired(f"the result of proposal {format_proposal_id(session_id, sequence)} is not kept: {why}")
+    return None

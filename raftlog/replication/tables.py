@@ -1,0 +1,174 @@
+"""raftlog's own tables, in the replicated database: what has been applied, and which answers were given.
+
+They are unmanaged models: migrations do not touch them, each node makes them for itself when it starts
+(`ensure_tables`), and their version is kept in the one row of AppliedIndex.
+
+Replicated: their content follows from the log alone. Two nodes that have applied up to the same index hold the
+same rows, so comparisons and snapshots include them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+from django.db import connections, models, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from raftlog.exceptions import ApplyStopped
+
+SCHEMA_VERSION: Final = 1
+
+
+class AppliedIndex(models.Model):
+    """One row: the point of the log that this database stands at. Changes: in every transaction of apply."""
+
+    # Always 1. Replicated.
+    id: models.SmallIntegerField[int, int] = models.SmallIntegerField(primary_key=True)
+    # Version of raftlog's tables. Node-local: a node changes it when it starts with newer code.
+    schema_version: models.IntegerField[int, int] = models.IntegerField()
+    # The cluster whose log this is, 32 hex digits; "" before the first configuration entry. Replicated.
+    cluster_id: models.CharField[str, str] = models.CharField(max_length=32)
+    # Index of the last entry applied, and its term; 0 before the first. Replicated.
+    applied_index: models.BigIntegerField[int, int] = models.BigIntegerField()
+    applied_term: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # Log time of that entry, microseconds since the epoch. Replicated.
+    log_time: models.BigIntegerField[int, int] = models.BigIntegerField()
+
+    class Meta:
+        app_label = "raftlog"
+        managed = False
+        verbose_name_plural = "applied index"
+
+    def __str__(self) -> str:
+        return f"index {self.applied_index} of term {self.applied_term}"
+
+
+class ClientSession(models.Model):
+    """A process that proposes. All columns are replicated."""
+
+    # 16 random bytes, chosen by the client.
+    session: models.BinaryField[bytes, bytes] = models.BinaryField(primary_key=True, max_length=16)
+    # Index of the entry that opened it.
+    opened_index: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # Log time of its newest entry, microseconds: the session expires by it.
+    last_log_time: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # Every sequence below it has been answered; results below it are forgotten.
+    acknowledged_below: models.BigIntegerField[int, int] = models.BigIntegerField()
+
+    class Meta:
+        app_label = "raftlog"
+        managed = False
+
+    def __str__(self) -> str:
+        return bytes(self.session).hex()
+
+
+class SessionResult(models.Model):
+    """How an entry of a session ended: what a repeat of it is answered with. All columns are replicated."""
+
+    pk = models.CompositePrimaryKey("session", "sequence")
+    session: models.BinaryField[bytes, bytes] = models.BinaryField(max_length=16)
+    sequence: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # raftlog.runtime.ports.APPLIED or FAILED
+    status: models.SmallIntegerField[int, int] = models.SmallIntegerField()
+    # Index of the entry that had the effect.
+    index: models.BigIntegerField[int, int] = models.BigIntegerField(db_column="entry_index")
+    # The encoded return value, or the encoded failure.
+    result: models.BinaryField[bytes, bytes] = models.BinaryField()
+
+    class Meta:
+        app_label = "raftlog"
+        managed = False
+
+    def __str__(self) -> str:
+        return f"{bytes(self.session).hex()}:{self.sequence}"
+
+
+_CREATE: Final = (
+    """CREATE TABLE IF NOT EXISTS raftlog_appliedindex (
+        id smallint NOT NULL PRIMARY KEY CHECK (id = 1),
+        schema_version integer NOT NULL,
+        cluster_id varchar(32) NOT NULL,
+        applied_index bigint NOT NULL,
+        applied_term bigint NOT NULL,
+        log_time bigint NOT NULL
+    )""",
+    """CREATE TABLE IF NOT EXISTS raftlog_clientsession (
+        session {bytes} NOT NULL PRIMARY KEY,
+        opened_index bigint NOT NULL,
+        last_log_time bigint NOT NULL,
+        acknowledged_below bigint NOT NULL
+    ){options}""",
+    """CREATE TABLE IF NOT EXISTS raftlog_sessionresult (
+        session {bytes} NOT NULL,
+        sequence bigint NOT NULL,
+        status smallint NOT NULL,
+        entry_index bigint NOT NULL,
+        result {bytes} NOT NULL,
+        PRIMARY KEY (session, sequence)
+    ){options}""",
+)
+_VENDOR_TYPES: Final = {
+    "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID"},
+    "postgresql": {"bytes": "bytea", "options": ""},
+}
+
+
+class Applied(NamedTuple):
+    """The row of AppliedIndex."""
+
+    cluster_id: str
+    index: int  # type: ignore[assignment]  # a tuple's index(), which nobody misses here
+    term: int
+    log_time: int
+
+
+def ensure_tables(alias: str) -> None:
+    """Make raftlog's tables where they are missing. Idempotent; opens a transaction of its own.
+
+    Raises ApplyStopped where the database was made by a newer version, or its vendor cannot be replicated.
+    """
+    connection = connections[alias]
+    if connection.vendor not in _VENDOR_TYPES:
+        raise ApplyStopped(f"DATABASES[{alias!r}] is {connection.vendor}; sqlite and postgresql can be replicated")
+    with transaction.atomic(using=alias), connection.cursor() as cursor:
+        for statement in _CREATE:
+            cursor.execute(statement.format(**_VENDOR_TYPES[connection.vendor]))
+        cursor.execute("SELECT schema_version FROM raftlog_appliedindex")
+        row = cursor.fetchone()
+        if row is None:
+            cursor.execute("INSERT INTO raftlog_appliedindex VALUES (1, %s, '', 0, 0, 0)", [SCHEMA_VERSION])
+        elif row[0] != SCHEMA_VERSION:
+            raise ApplyStopped(
+                f"raftlog's tables in DATABASES[{alias!r}] have version {row[0]}, this raftlog knows {SCHEMA_VERSION}; "
+                "install the version of raftlog that made them"
+            )
+
+
+def read_applied(connection: BaseDatabaseWrapper) -> Applied:
+    """Raises ApplyStopped where the row is missing."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT cluster_id, applied_index, applied_term, log_time FROM raftlog_appliedindex WHERE id = 1"
+        )
+        row = cursor.fetchone()
+    if row is None:
+        raise ApplyStopped(
+            f"the row of raftlog_appliedindex in DATABASES[{connection.alias!r}] is gone: what has been applied is not "
+            "known; restore the database from a peer or a backup"
+        )
+    return Applied(*row)
+
+
+def write_applied(cursor: Any, before: Applied, after: Applied) -> None:
+    """Move the applied index, in the transaction of the changes. Raises ApplyStopped where it is not at `before`."""
+    cursor.execute(
+        "UPDATE raftlog_appliedindex SET cluster_id = %s, applied_index = %s, applied_term = %s, log_time = %s"
+        " WHERE id = 1 AND applied_index = %s",
+        [*after, before.index],
+    )
+    if cursor.rowcount != 1:
+        raise ApplyStopped(
+            f"the applied index in the database is not {before.index}, where this node left it: something else wrote "
+            "it. Is another node using this database, or was it restored while the node ran?"
+        )

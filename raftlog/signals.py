@@ -1,0 +1,17 @@
+"""Django signals. Receivers run in the thread named here, after the fact; what they raise is logged.
+
+`leader_changed`: sender the Node; `leader_id` (str, "" where none is known), `term` (int).
+    Sent by the node's event thread, for every change that this node learns of.
+`membership_changed`: sender the Node; `configuration` (raftlog.consensus.configuration.Configuration), `index` (int).
+`entry_applied`: sender DatabaseStateMachine; `index`, `term` (int), `command` (str, its name), `version` (int),
+    `status` (raftlog.runtime.ports.APPLIED or FAILED). Sent by the state-machine thread, once for each command,
+    after the transaction of its batch was committed, on every node alike. A slow receiver slows the node down.
+"""
+
+from __future__ import annotations
+
+from django.dispatch import Signal
+
+leader_changed = Signal()
+membership_changed = Signal()
+entry_applied = Signal()
