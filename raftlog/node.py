@@ -36,6 +36,7 @@ from raftlog.transport.server import DaphneServer, TlsFiles
 logger = logging.getLogger("raftlog.node")
 
 STOP_TIMEOUT = 10.0  # seconds
+MESSAGE_OVERHEAD = 4 << 20  # bytes
 
 
 class Node:
@@ -153,7 +154,12 @@ class Node:
 
     def _websockets(self, peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
         context = client_tls(self.settings) if self.settings.uses_tls else None
-        factory = channel_factory(self.identity, self._address_of, ssl_context=context)
+        factory = channel_factory(
+            self.identity,
+            self._address_of,
+            ssl_context=context,
+            max_message_bytes=max_message_bytes(self.settings),
+        )
         return factory(peer_id, on_message, on_close)
 
     def _address_of(self, peer_id: str) -> str:
@@ -208,6 +214,11 @@ def load_log(storage: Storage) -> RaftLog:
         configurations=configurations,
         last_log_time=last_log_time,
     )
+
+
+def max_message_bytes(settings: Settings) -> int:
+    """The largest message on the wire: the largest entry, or an append of many small ones, and what is around it."""
+    return settings.max_transaction_bytes + MESSAGE_OVERHEAD
 
 
 def make_state_machine(settings: Settings, is_leader: Callable[[], bool]) -> StateMachine:
@@ -282,6 +293,7 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
         node.identity,
         asgi_application,
         allow_peer=lambda node_id: node_id in node.service.peers,
+        max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
         requests={"status": lambda arguments: node.status()},
         deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
@@ -306,6 +318,7 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
     finally:
         stopping.set()
         stopped.wait(STOP_TIMEOUT + 1)
+        application.inbound.close()
         _current = None
     if node.failed.is_set():
         logger.critical("the node has stopped: %s", node.failure)
@@ -325,8 +338,8 @@ def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event
 
 
 def _read_index(node: Node, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
-    deadline = clock.monotonic() + float(arguments.get("timeout", 5.0))
-    node.service.state.read(deadline, lambda index, reason: done({"index": index, "reason": reason}))
+    timeout = float(arguments.get("timeout", 5.0))
+    node.service.read(timeout, lambda index, reason: done({"index": index, "reason": reason}))
 
 
 # From other code of the project
@@ -340,7 +353,13 @@ def local_proposer() -> Proposer:
     with _client_lock:
         if _client is None:
             settings = load_settings()
-            _client = NodeClient(f"unix:{settings.socket_path}", settings.secret_keys, settings.cluster)
+            _client = NodeClient(
+                f"unix:{settings.socket_path}",
+                settings.secret_keys,
+                settings.cluster,
+                max_message_bytes=max_message_bytes(settings),
+                max_waiting=settings.max_waiting_proposals,
+            )
         return _client
 
 

@@ -51,8 +51,5 @@ class LogOnlyStateMachine:
     def stop(self) -> None:
         """It never waits."""
 
-    def stop(self) -> None:
-        """Nothing to wait for."""
-
     def close(self) -> None:
         """Nothing to close."""

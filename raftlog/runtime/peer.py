@@ -75,6 +75,8 @@ class PeerThread:
             self._backoff = min(self._backoff * 2, MAX_BACKOFF)
             return
         with state.monitor:
+            if not self._channel.is_connected:
+                return  # it ended already, and on_close found nothing to end
             self.connected = True
             self.last_error = ""
             self._backoff = FIRST_BACKOFF

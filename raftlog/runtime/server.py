@@ -26,6 +26,7 @@ from raftlog.runtime.monitor import Monitor
 from raftlog.runtime.peer import PeerThread
 from raftlog.runtime.ports import ChannelFactory, PeerMessage, StateMachine
 from raftlog.runtime.proposals import Done, refusal
+from raftlog.runtime.reads import ReadDone
 from raftlog.runtime.service import Service
 from raftlog.runtime.status import node_status
 from raftlog.runtime.step_down_timer import step_down_timer_main
@@ -166,9 +167,14 @@ class RaftServer:
             else:
                 good.append(payload)
         if bad:
-            done(bad)
+            self._service.call(lambda: done(bad))
         if good:
             self._service.propose(good, timeout, done)
+
+    def read(self, timeout: float, done: ReadDone) -> None:
+        """Ask for an applied index that is safe to read at; does not block. `done(0, reason)`: there is none."""
+        deadline = self.state.monitor.monotonic() + timeout
+        self._service.call(lambda: self.state.read(deadline, done))
 
     def read_index(self, timeout: float) -> tuple[int, str]:
         """Wait until this node has applied all that was committed before this call: (applied index, "").
@@ -182,7 +188,7 @@ class RaftServer:
             answer.append((index, reason))
             answered.set()
 
-        self.state.read(self.state.monitor.monotonic() + timeout, done)
+        self.read(timeout, done)
         if not answered.wait(timeout + 1.0):
             return 0, "no answer within the time limit"
         return answer[0]

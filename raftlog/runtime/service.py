@@ -33,6 +33,7 @@ class Service:
         self._inboxes: dict[str, deque[PeerMessage]] = {}
         self._replies: dict[str, Callable[[PeerMessage], None]] = {}
         self._proposals: list[Proposal] = []
+        self._calls: list[Callable[[], None]] = []
         self._ready: deque[str] = deque()
         self._taken: set[str] = set()
         self._stopping = False
@@ -55,6 +56,12 @@ class Service:
         deadline = clock.monotonic() + timeout
         with self._lock:
             self._proposals.append((payloads, deadline, done))
+            self._make_ready("")
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have a service thread call `function`, which may enter the monitor; for callers that must not wait for it."""
+        with self._lock:
+            self._calls.append(function)
             self._make_ready("")
 
     def peer_disconnected(self, peer: str) -> None:
@@ -85,26 +92,29 @@ class Service:
                     return
                 source = self._ready.popleft()
                 self._taken.add(source)
-                messages, proposals = self._take(source)
+                messages, proposals, calls = self._take(source)
                 reply = self._replies.get(source, _no_reply)
             now_doing(f"serving {source}" if source else "proposing")
             if proposals:
                 self._state.propose(proposals)
+            for call in calls:
+                call()
             if messages:
                 self._state.handle_requests(source, messages, reply)
             with self._lock:
                 self._taken.discard(source)
-                if self._proposals if source == "" else self._inboxes[source]:
+                if (self._proposals or self._calls) if source == "" else self._inboxes[source]:
                     self._make_ready(source)
 
-    def _take(self, source: str) -> tuple[list[PeerMessage], list[Proposal]]:
+    def _take(self, source: str) -> tuple[list[PeerMessage], list[Proposal], list[Callable[[], None]]]:
         if source == "":
             proposals, self._proposals = self._proposals, []
-            return [], proposals
+            calls, self._calls = self._calls, []
+            return [], proposals, calls
         inbox = self._inboxes[source]
         messages = list(inbox)
         inbox.clear()
-        return messages, []
+        return messages, [], []
 
     def _make_ready(self, source: str) -> None:
         if source not in self._taken and source not in self._ready:
