@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raftlog.consensus import reads, roles
-from raftlog.consensus.entries import EntryBatch, EntryId
-from raftlog.consensus.events import LogTruncated
-from raftlog.consensus.log import FetchEntries
+from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
+from raftlog.consensus.events import IncarnationMismatch, LogTruncated
+from raftlog.consensus.log import FetchEntries, kind_of
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.quorum import majority_value
@@ -29,7 +29,7 @@ from raftlog.consensus.timing import (
     hear_leader,
     quorum_round,
 )
-from raftlog.exceptions import NotLeader, Overloaded, ProtocolViolation
+from raftlog.exceptions import InvalidEntry, NotLeader, Overloaded, ProtocolViolation
 
 # The leader: what it sends
 
@@ -41,6 +41,8 @@ def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: in
         raise NotLeader(state.leader_id)
     if not payloads:
         raise ValueError("propose() was given no payloads")
+    if not all(payloads) or not CLIENT_KINDS.issuperset(map(kind_of, payloads)):
+        raise InvalidEntry(f"only entries of the kinds {sorted(CLIENT_KINDS)} are proposed; none was appended")
     if leadership.transfer_to and now < leadership.transfer_deadline:
         raise Overloaded(
             f"leadership is being transferred to {leadership.transfer_to}", leadership.transfer_deadline - now
@@ -53,12 +55,9 @@ def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: in
             f"max_uncommitted_bytes is {limit}"
         )
     first_index = state.log.last_index + 1
-    configurations = len(state.log.configurations)
     state.log.append_new(state.current_term, payloads, log_time)
     leadership.uncommitted.append((state.log.last_index, size))
     leadership.uncommitted_bytes += size
-    if len(state.log.configurations) != configurations:
-        roles.refresh_configuration(state, now)
     return EntryId(first_index, state.current_term)
 
 
@@ -230,6 +229,11 @@ def receive_append_entries(state: ServerState, message: AppendEntries, now: floa
     """Figure 2, "AppendEntries RPC: Receiver implementation"."""
     if message.recipient_incarnation and message.recipient_incarnation != state.incarnation:
         # Rule 4 of the design: meant for a folder that is gone. The answer tells the leader so.
+        if state.node_id not in state.mismatches:
+            state.mismatches.add(state.node_id)
+            state.events.append(
+                IncarnationMismatch(state.current_term, state.node_id, message.recipient_incarnation, state.incarnation)
+            )
         _refuse(state, message)
         return
     # 1. "Reply false if term < currentTerm (§5.1)"

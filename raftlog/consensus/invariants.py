@@ -101,7 +101,8 @@ def check_state(raft: ServerState) -> None:
 def _describe(s: ServerState) -> str:
     return (
         f"{s.node_id} is {s.role.value} in term {s.current_term} "
-        f"(voted_for={s.voted_for!r}, leader_id={s.leader_id!r}, last_applied={s.last_applied}, commit_index={s.commit_index}, stable_index={s.log.stable_index}, "
+        f"(voted_for={s.voted_for!r}, leader_id={s.leader_id!r}, "
+        f"last_applied={s.last_applied}, commit_index={s.commit_index}, stable_index={s.log.stable_index}, "
         f"last_log={s.log.last_term}:{s.log.last_index})"
     )
 

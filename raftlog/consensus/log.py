@@ -20,7 +20,7 @@ from raftlog.consensus.configuration import Configuration, decode_configuration
 from raftlog.consensus.entries import CONFIGURATION, EntryBatch, Run
 from raftlog.consensus.state import TermRun
 
-_kind: Final = itemgetter(0)
+kind_of: Final = itemgetter(0)  # of a payload, at the speed of C
 _PIECE: Final = 2048  # entries whose sizes are added up at once
 _KEPT_OF_WINDOW: Final = 0.75  # evicting goes down to this part of the window, so that it happens seldom
 
@@ -229,7 +229,7 @@ class RaftLog:
 
     def _extend(self, payloads: Sequence[bytes], runs: list[Run]) -> int:
         first_index = self.last_index + 1
-        if CONFIGURATION in map(_kind, payloads):
+        if CONFIGURATION in map(kind_of, payloads):
             for position, payload in enumerate(payloads):
                 if payload[0] == CONFIGURATION:
                     self.configurations.append((first_index + position, decode_configuration(payload)))

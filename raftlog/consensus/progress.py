@@ -127,6 +127,16 @@ class Progress:
     def on_lost(self) -> None:
         """What is in flight got lost. A probe is repeated, a pipeline begins again after match_index."""
         self.retry_doublings = min(self.retry_doublings + 1, MAX_RETRY_DOUBLINGS)
+        self._begin_again()
+
+    def on_connection_reset(self) -> None:
+        """Nothing that was sent counts as sent; the next message is due at once."""
+        self.retry_doublings = 0
+        self.last_sent_at = float("-inf")
+        self.sent_commit = 0
+        self._begin_again()
+
+    def _begin_again(self) -> None:
         if self.state is ProgressState.REPLICATE:
             self.become_probe()
         else:

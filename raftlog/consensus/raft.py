@@ -88,7 +88,7 @@ class Raft(ServerState):
         log.max_window_bytes = settings.max_window_bytes
         roles.refresh_configuration(self, now)
         timing.reset_election_deadline(self, now)
-        if self.configuration.all_voters == {node_id}:
+        if self.configuration.all_voters == {node_id} and timing.may_campaign(self):
             self.election_deadline = min(self.election_deadline, now)  # a single voter has nobody to wait for
 
     # Inputs
@@ -103,7 +103,7 @@ class Raft(ServerState):
         _RECEIVERS[type(message)](self, message, now)
 
     def propose(self, payloads: list[bytes], log_time: int, now: float) -> EntryId:
-        """Append entries as the leader; returns the id of the first. Raises NotLeader, Overloaded.
+        """Append client entries as the leader; returns the id of the first. Raises NotLeader, Overloaded, InvalidEntry.
 
         log_time: microseconds since the epoch; raised where it is before that of the last entry.
         """
@@ -142,9 +142,7 @@ class Raft(ServerState):
         """This server's connection to `peer` was lost or made anew: nothing that was sent on it counts as sent."""
         progress = self.progress.get(peer)
         if progress is not None:
-            progress.become_probe()
-            progress.last_sent_at = float("-inf")
-            progress.retry_doublings = 0
+            progress.on_connection_reset()
         if self.candidacy is not None:
             self.candidacy.asked_at.pop(peer, None)
         if peer == self.leader_id and self.role is Role.FOLLOWER:
@@ -224,6 +222,11 @@ class Raft(ServerState):
             return request_vote.request_vote_deadline(self, peer)
         return INFINITY
 
+    @property
+    def read_round(self) -> int:
+        """The newest heartbeat round that reads wait for (0: none). Where it rose, every peer is to be sent something."""
+        return self.leadership.read_round if self.leadership is not None else 0
+
     def take_reads(self) -> list[tuple[int, int]]:
         """Reads that ended: (request_id, read_index), 0: refused, ask again."""
         finished, self.finished_reads = self.finished_reads, []
@@ -234,16 +237,26 @@ class Raft(ServerState):
         return events
 
 
-def _read_index_response(raft: ServerState, message: ReadIndexResponse, now: float) -> None:
-    del now
+def _receive_read_index_request(raft: ServerState, message: ReadIndexRequest, now: float) -> None:
+    _learn_term(raft, message, now)
+    reads.receive_read_index_request(raft, message, now)
+
+
+def _receive_read_index_response(raft: ServerState, message: ReadIndexResponse, now: float) -> None:
     reads.receive_read_index_response(raft, message)
+    _learn_term(raft, message, now)
 
 
-def _read_index_request(raft: ServerState, message: ReadIndexRequest, now: float) -> None:
-    # §5.1: a request of a newer term ends leadership here, and with it what this server could vouch for.
+def _receive_timeout_now(raft: ServerState, message: TimeoutNow, now: float) -> None:
+    _learn_term(raft, message, now)
+    timeout_now.receive_timeout_now(raft, message, now)
+
+
+def _learn_term(raft: ServerState, message: RaftMessage, now: float) -> None:
+    # Figure 2: "If RPC request or response contains term T > currentTerm: set currentTerm = T, convert to follower".
+    # The RPCs whose rules have exceptions (pre-vote, a live leader, another incarnation) do it in their own files.
     if message.term > raft.current_term:
         roles.become_follower(raft, message.term, "", now, f"{message.sender} is in term {message.term}")
-    reads.receive_read_index_request(raft, message, now)
 
 
 _RECEIVERS: Final[dict[type, Callable[[ServerState, Any, float], None]]] = {
@@ -251,7 +264,7 @@ _RECEIVERS: Final[dict[type, Callable[[ServerState, Any, float], None]]] = {
     RequestVoteResponse: request_vote.on_request_vote_response,
     AppendEntries: append_entries.receive_append_entries,
     AppendEntriesResponse: append_entries.on_append_entries_response,
-    ReadIndexRequest: _read_index_request,
-    ReadIndexResponse: _read_index_response,
-    TimeoutNow: timeout_now.receive_timeout_now,
+    ReadIndexRequest: _receive_read_index_request,
+    ReadIndexResponse: _receive_read_index_response,
+    TimeoutNow: _receive_timeout_now,
 }

@@ -134,7 +134,7 @@ def has_recorded_incarnation(state: ServerState, peer: str, incarnation: str) ->
     if server.incarnation == incarnation:
         state.mismatches.discard(peer)
         return True
-    if peer not in state.mismatches:
+    if server.incarnation and peer not in state.mismatches:
         state.mismatches.add(peer)
         state.events.append(IncarnationMismatch(state.current_term, peer, server.incarnation, incarnation))
     return False

@@ -60,7 +60,7 @@ def set_leader(state: ServerState, leader_id: str) -> None:
 def become_follower(state: ServerState, term: int, leader_id: str, now: float, reason: str = "") -> None:
     """§5.1: "If a server's current term is smaller than the other's, it updates its current term to the larger
     value", and candidates and leaders revert to followers. `reason` says why, where it led."""
-    was_leader = state.role is Role.LEADER
+    was_leader, was_follower = state.role is Role.LEADER, state.role is Role.FOLLOWER
     is_new = term > state.current_term or state.role is not Role.FOLLOWER
     if was_leader:
         reads.refuse_all(state)
@@ -78,7 +78,10 @@ def become_follower(state: ServerState, term: int, leader_id: str, now: float, r
         state.events.append(BecameFollower(term, leader_id))
     elif leader_id:
         state.events.append(LeaderFound(term, leader_id))
-    reset_election_deadline(state, now)
+    # A follower that only learns of a newer term keeps its deadline, so that candidates who cannot win do not move it:
+    # §5.2 moves it for a leader's message and for a vote granted.
+    if leader_id or not was_follower:
+        reset_election_deadline(state, now)
 
 
 def become_pre_candidate(state: ServerState, now: float, reason: str) -> None:

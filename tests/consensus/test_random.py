@@ -1,0 +1,248 @@
+"""Random histories: messages lost, doubled and reordered, partitions, slow disks, crashes.
+
+A failing seed replays with `pytest "tests/consensus/test_random.py::test_…[seed]"`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+import pytest
+
+from raftlog.consensus.log import FetchEntries, UnstableEntries
+from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.state import HardState, Role
+from raftlog.exceptions import NotLeader, Overloaded
+from tests.consensus.cluster import Cluster, command
+
+SMALL = RaftSettings(
+    max_append_bytes=120,
+    max_append_entries=3,
+    max_inflight_messages=3,
+    max_inflight_bytes=400,
+    max_uncommitted_bytes=2000,
+    max_window_bytes=400,
+    max_sync_bytes=150,
+)
+
+
+class Chaos(Cluster):
+    """A cluster whose disks and wires do their work when chance says so."""
+
+    def __init__(self, *node_ids: str, seed: int) -> None:
+        self.writing: dict[str, deque[UnstableEntries]] = {node_id: deque() for node_id in node_ids}
+        self.saving: dict[str, HardState] = {}
+        self.chance = random.Random(seed)
+        self.proposed = 0
+        self.next_read = 1
+        # What was committed anywhere when a read was asked for: its index must not be below.
+        self.read_floor: dict[tuple[str, int], int] = {}
+        self.confirmed_reads = 0
+        super().__init__(*node_ids, settings=SMALL, seed=seed)
+
+    def after(self, node_id: str) -> None:
+        """Nothing by itself: saving, syncing and sending are steps of their own."""
+        raft = self.rafts[node_id]
+        self.events[node_id] += raft.take_events()
+        self.count_reads(node_id)
+
+    def count_reads(self, node_id: str) -> None:
+        for request_id, read_index in self.rafts[node_id].take_reads():
+            floor = self.read_floor.pop((node_id, request_id))
+            if read_index:
+                self.confirmed_reads += 1
+                assert read_index >= floor, f"a read at {read_index} misses entry {floor}, committed before it began"
+
+    def any_node(self) -> str:
+        return self.chance.choice(sorted(self.rafts))
+
+    # Steps
+
+    def pass_time(self) -> None:
+        self.now += self.chance.random() * 0.06
+        self.do(self.any_node(), lambda raft: raft.tick(self.now))
+
+    def send(self) -> None:
+        node_id = self.any_node()
+        peer = self.chance.choice([each for each in self.disks if each != node_id])
+        urgent = self.chance.random() < 0.1
+        raft = self.rafts[node_id]
+        message = raft.next_message(peer, self.now, urgent=urgent)
+        if isinstance(message, FetchEntries):
+            disk = self.disks[node_id]
+            batch = disk.read(message.first_index, message.last_index)
+            message = raft.fetched(message, batch, self.now)
+        if message is not None:
+            self.post([message])
+        self.after(node_id)
+
+    def reply(self) -> None:
+        node_id = self.any_node()
+        self.post(self.rafts[node_id].take_replies())
+
+    def move_wire(self) -> None:
+        if not self.wire:
+            return
+        position = 0 if self.chance.random() < 0.7 else self.chance.randrange(len(self.wire))
+        dice = self.chance.random()
+        message = self.wire[position] if dice < 0.1 else self.wire.pop(position)
+        if dice < 0.9:
+            self.deliver(message)
+
+    def save_some(self) -> None:
+        """A hard state is saved whole, and at once: the core's owner holds everything else back meanwhile."""
+        self.save(self.any_node())
+
+    def begin_write(self) -> None:
+        node_id = self.any_node()
+        work = self.rafts[node_id].take_unstable(self.now)
+        if work is not None:
+            self.writing[node_id].append(work)
+
+    def end_write(self) -> None:
+        node_id = self.any_node()
+        if self.writing[node_id]:
+            self.write_one(node_id)
+
+    def write_one(self, node_id: str) -> None:
+        work, disk = self.writing[node_id].popleft(), self.disks[node_id]
+        if work.truncate_from:
+            disk.truncate_from(work.truncate_from)
+        if len(work.entries):
+            disk.append(work.entries)
+            self.do(node_id, lambda raft: raft.stable_to(work.entries.last_index, work.entries.last_term))
+
+    def propose_some(self) -> None:
+        node_id = self.any_node()
+        payloads = [
+            command(f"{self.proposed + i}" * self.chance.randint(1, 20)) for i in range(self.chance.randint(1, 4))
+        ]
+        try:
+            self.do(node_id, lambda raft: raft.propose(payloads, self.proposed, self.now))
+        except (NotLeader, Overloaded):
+            return
+        self.proposed += len(payloads)
+
+    def read(self) -> None:
+        node_id = self.any_node()
+        self.read_floor[node_id, self.next_read] = len(self.history.committed_terms)
+        request_id = self.next_read
+        self.next_read += 1
+        self.do(node_id, lambda raft: raft.request_read(request_id, self.now))
+
+    def apply(self) -> None:
+        self.do(self.any_node(), lambda raft: raft.applied_to(min(raft.commit_index, raft.log.stable_index)))
+
+    def disturb(self) -> None:
+        action = self.chance.choice(
+            ["partition", "cut", "heal", "heal", "restart", "suspect", "reset", "transfer", "heard"]
+        )
+        node_id = self.any_node()
+        if action == "partition":
+            ids = self.chance.sample(sorted(self.disks), len(self.disks))
+            split = self.chance.randint(1, len(ids) - 1)
+            self.partition(ids[:split], ids[split:])
+        elif action == "cut":
+            self.cut(*self.chance.sample(sorted(self.disks), 2))
+        elif action == "heal":
+            self.heal()
+        elif action == "restart":
+            self.writing[node_id].clear()
+            self.read_floor = {key: floor for key, floor in self.read_floor.items() if key[0] != node_id}
+            self.restart(node_id)
+        elif action == "suspect":
+            self.do(node_id, lambda raft: raft.suspect_leader(raft.leader_id, self.now))
+        elif action == "heard":
+            self.do(node_id, lambda raft: raft.heard_from_leader(raft.leader_id, self.now))
+        elif action == "reset":
+            self.do(node_id, lambda raft: raft.peer_reset(self.any_node()))
+        elif self.rafts[node_id].role is Role.LEADER and len(self.disks) > 1:
+            to = self.chance.choice([each for each in self.disks if each != node_id])
+            self.do(node_id, lambda raft: raft.transfer_leadership(to, self.now))
+
+    def step(self) -> None:
+        steps = [self.pass_time, self.send, self.reply, self.move_wire, self.save_some, self.begin_write]
+        steps += [self.end_write, self.propose_some, self.read, self.apply, self.disturb]
+        weights = [6, 25, 20, 30, 15, 10, 10, 4, 3, 3, 2]
+        self.chance.choices(steps, weights)[0]()
+
+    # Before and afterwards
+
+    def form(self) -> None:
+        """Without faults, up to the first leader."""
+        while not any(raft.commit_index for raft in self.rafts.values()):
+            self.recover(rounds=1)
+
+    def recover(self, rounds: int = 400) -> None:
+        """No more faults: everything gets done, in order."""
+        self.heal()
+        for _ in range(rounds):
+            self.now += 0.02
+            for node_id in self.rafts:
+                self.do(node_id, lambda raft: raft.tick(self.now))
+                self.work_off(node_id)
+            for _ in range(len(self.wire)):
+                message = self.wire.pop(0)
+                self.deliver(message)
+                self.work_off(message.recipient)
+
+    def work_off(self, node_id: str) -> None:
+        self.save(node_id)
+        while self.writing[node_id]:
+            self.write_one(node_id)
+        self.sync(node_id)
+        raft = self.rafts[node_id]
+        self.post(raft.take_replies())
+        for peer in self.disks:
+            while peer != node_id and (message := raft.next_message(peer, self.now)) is not None:
+                if isinstance(message, FetchEntries):
+                    batch = self.disks[node_id].read(message.first_index, message.last_index)
+                    message = raft.fetched(message, batch, self.now)
+                    assert message is not None
+                self.post([message])
+        self.after(node_id)
+
+
+def check_recovery(cluster: Chaos) -> None:
+    committed_before = len(cluster.history.committed_terms)
+    cluster.recover()
+    leader = cluster.leader
+    assert leader.commit_index == leader.log.last_index >= committed_before
+    for node_id, raft in cluster.rafts.items():
+        assert raft.log.term_runs() == leader.log.term_runs()
+        assert raft.commit_index == leader.commit_index, f"{node_id} does not know what is committed"
+        assert cluster.disks[node_id].payloads() == cluster.disks[leader.node_id].payloads()
+    cluster.do(leader.node_id, lambda raft: raft.propose([command("last")], 0, cluster.now))
+    cluster.recover()
+    assert {raft.commit_index for raft in cluster.rafts.values()} == {leader.log.last_index}
+
+
+def run_chaos(*node_ids: str, seed: int, steps: int) -> Chaos:
+    """Every fourth history begins before the cluster is formed."""
+    cluster = Chaos(*node_ids, seed=seed)
+    if seed % 4:
+        cluster.form()
+    for _ in range(steps):
+        cluster.step()
+    return cluster
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_three_servers_keep_every_promise_and_recover(seed):
+    check_recovery(run_chaos("a", "b", "c", seed=seed, steps=2000))
+
+
+@pytest.mark.parametrize("seed", range(100, 106))
+def test_five_servers_keep_every_promise_and_recover(seed):
+    check_recovery(run_chaos("a", "b", "c", "d", "e", seed=seed, steps=1200))
+
+
+def test_random_histories_reach_what_they_are_meant_to_reach():
+    """Commits, elections, truncations, confirmed reads happen: else the tests above would say little."""
+    clusters = [run_chaos("a", "b", "c", seed=seed, steps=4000) for seed in range(5)]
+    kinds = {type(event).__name__ for cluster in clusters for events in cluster.events.values() for event in events}
+    expected = {"BecameLeader", "SteppedDown", "LogTruncated", "VoteGranted", "TransferStarted", "ElectionLost"}
+    assert expected <= kinds
+    assert sum(len(cluster.history.committed_terms) for cluster in clusters) > 50
+    assert sum(cluster.confirmed_reads for cluster in clusters) > 20
