@@ -1,0 +1,466 @@
+"""The log on disk: LogStore over segment files (design section 4; rules 6 to 8).
+
+Rules about this file:
+
+1. One thread writes at a time; the caller sees to it. No lock is taken here.
+2. `read` may run in any thread at any time. It takes `_view` once, and whatever a view refers to stays
+   readable: files are only added to, a truncation makes new tables, and a removed file fails the read,
+   which then looks whether the view has changed.
+3. A record is written with one write, at the end of the log, into space that is reserved and zero.
+   Nothing is published before its write has returned.
+4. After an OSError nothing is written any more (rule: a failed fsync is final), except after "no room":
+   then what the failed write may have left is zeroed and synced before the next write.
+"""
+
+from __future__ import annotations
+
+import errno
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from raftlog.consensus.entries import EntryBatch, Run
+from raftlog.consensus.state import TermRun
+from raftlog.exceptions import DiskFull, LogCompacted, LogDamaged, LogTruncated, StorageError, StorageFailed
+from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
+from raftlog.storage.layout import TEMPORARY, damaged, segment_name
+from raftlog.storage.record import BATCH, TRUNCATION, BatchBody, encode_batch, frame, sectors_for
+from raftlog.storage.recovery import LoadedLog, RecoveryReport, zero_sectors
+from raftlog.storage.segment import (
+    BatchTable,
+    Footer,
+    OpenSegment,
+    Segment,
+    create_segment,
+    encode_seal,
+    footer_sectors,
+    load_footer,
+    publish_segment,
+    read_batches,
+)
+
+SEGMENT_BYTES: Final = 64 << 20
+MIN_SEGMENT_BYTES: Final = 4096
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# Sectors of each segment that batches leave free, so that a truncation needs no new file on a full disk.
+TRUNCATION_ROOM: Final = 4
+# Indices of sealed segments kept in memory, each at most about 2 MiB.
+CACHED_TABLES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a reader needs, replaced as a whole except that the open segment's table grows."""
+
+    first_index: int
+    sealed: tuple[Segment, ...]  # those with live entries
+    firsts: tuple[int, ...]  # their first indices
+    open_path: str
+    open_sequence: int
+    open_file: File
+    open_first: int
+    table: BatchTable
+
+
+class SegmentedLog:
+    """LogStore on disk. Made by `open_storage()`."""
+
+    def __init__(self, filesystem: FileSystem, directory: str, loaded: LoadedLog, segment_bytes: int) -> None:
+        if segment_bytes < MIN_SEGMENT_BYTES:
+            raise ValueError(f"segment_bytes {segment_bytes} is below {MIN_SEGMENT_BYTES}")
+        self._filesystem = filesystem
+        self._directory = directory
+        self._segment_sectors = segment_bytes // SECTOR_BYTES
+        self._contents = loaded.contents
+        self._open = loaded.open_segment
+        self.report: RecoveryReport = loaded.report
+        # Why nothing may be written any more; "" while all is well.
+        # Invariant: never becomes "" again.
+        self._failure = ""
+        # Sectors (from, up to) of the open segment that a write without room may have touched.
+        self._unclean: list[tuple[int, int]] = []
+        # lru_cache is safe in threads: a table may be loaded twice, never wrongly.
+        self._load_table = lru_cache(CACHED_TABLES)(self._open_sealed)
+        self._view = self._publish()
+
+    # What is in the log
+
+    @property
+    def first_index(self) -> int:
+        return self._view.first_index
+
+    @property
+    def last_index(self) -> int:
+        return self._view.table.last_index
+
+    def term_runs(self) -> list[TermRun]:
+        return list(self._contents.term_runs)
+
+    def configuration_indices(self) -> list[int]:
+        return list(self._contents.configurations)
+
+    # Writing
+
+    def append(self, batch: EntryBatch) -> None:
+        """Write a batch whose first_index is last_index + 1: one write, no sync.
+
+        Raises DiskFull (the log is as it was; try again when there is room), StorageFailed, InvalidEntry.
+        """
+        self._check_writable()
+        expected = self._open.table.last_index + 1
+        if batch.first_index != expected:
+            raise ValueError(f"a batch from {batch.first_index} does not follow entry {expected - 1}")
+        if not batch.payloads:
+            return
+        body = encode_batch(batch)
+        new_runs = self._new_runs(batch)
+        sectors = sectors_for(body.size)
+        self._clean()
+        if not self._open.has_room(sectors, len(new_runs), len(body.configurations), TRUNCATION_ROOM):
+            self._roll(sectors, len(new_runs), len(body.configurations))
+        self._write_batch(batch, body, new_runs, sectors)
+
+    def _new_runs(self, batch: EntryBatch) -> list[TermRun]:
+        runs: list[TermRun] = []
+        last_term = self._contents.term_runs[-1].term if self._contents.term_runs else 0
+        index = batch.first_index
+        for count, term, _ in batch.runs:
+            if term > last_term:
+                runs.append(TermRun(index, term))
+                last_term = term
+            elif term < last_term:
+                raise ValueError(f"entry {index} of term {term} does not follow term {last_term}")
+            index += count
+        return runs
+
+    def _write_batch(self, batch: EntryBatch, body: BatchBody, new_runs: list[TermRun], sectors: int) -> None:
+        segment = self._open
+        position = segment.position
+        record = frame(
+            BATCH,
+            body.parts,
+            body.size,
+            sequence=segment.sequence,
+            position=position,
+            synced=segment.synced,
+            first_index=batch.first_index,
+            entries=len(batch.payloads),
+            runs=len(batch.runs),
+            configurations=len(body.configurations),
+        )
+        self._write(record, position)
+        segment.position = position + sectors
+        segment.term_runs += len(new_runs)
+        segment.configurations += len(body.configurations)
+        self._contents.term_runs.extend(new_runs)
+        self._contents.configurations.extend(body.configurations)
+        segment.table.add(batch.first_index, batch.last_index, position, sectors)
+
+    def sync(self) -> None:
+        """Make everything appended durable: one sync. Raises StorageFailed; then the process must stop."""
+        self._check_writable()
+        segment = self._open
+        if segment.synced == segment.position:
+            return
+        try:
+            segment.file.sync()
+        except OSError as error:
+            raise self._fail(f"{segment.path} could not be synced", error) from error
+        segment.synced = segment.position
+
+    def truncate_from(self, index: int) -> None:
+        """Remove the entries from `index` (inclusive) on, durably: one record and one sync.
+
+        Nothing happens where `index` is after the last entry. Raises StorageFailed; DiskFull where not
+        even the reserved room is left (then the log is as it was).
+        """
+        self._check_writable()
+        if index < self.first_index:
+            raise ValueError(f"entries from {index} on cannot be removed: the log begins at {self.first_index}")
+        if index > self.last_index:
+            return
+        self._clean()
+        if not self._open.has_room(1, 0, 0, 0):
+            self._roll(1, 0, 0)
+        segment = self._open
+        record = frame(
+            TRUNCATION,
+            [],
+            0,
+            sequence=segment.sequence,
+            position=segment.position,
+            synced=segment.synced,
+            first_index=index,
+        )
+        self._write(record, segment.position)
+        segment.position += 1
+        self.sync()
+        self._contents.cut(index)
+        segment.table = segment.table.cut(index)
+        segment.first_index = min(segment.first_index, index)
+        self._publish()
+
+    def compact_to(self, index: int) -> int:
+        """Remove the oldest segments whose entries are all at or below `index`. Returns the new first_index.
+
+        Caller's duty: a durable snapshot holds everything up to `index`. Raises StorageFailed.
+        """
+        self._check_writable()
+        sealed = self._contents.sealed
+        while sealed and sealed[0].last_index <= index:
+            segment = sealed.pop(0)
+            self._publish()
+            try:
+                self._filesystem.remove(segment.path)
+                # One by one: were two removals lost in part, a gap between segments would look like damage.
+                self._filesystem.sync_directory(self._directory)
+            except OSError as error:
+                raise self._fail(f"{segment.path} could not be removed", error) from error
+        self._forget_below(self.first_index)
+        return self.first_index
+
+    def _forget_below(self, index: int) -> None:
+        contents = self._contents
+        runs = contents.term_runs
+        number = bisect_right(runs, index, key=lambda run: run.first_index) - 1
+        if index > self.last_index:
+            contents.term_runs = []
+        elif number >= 0:
+            contents.term_runs = [TermRun(max(index, runs[number].first_index), runs[number].term), *runs[number + 1 :]]
+        del contents.configurations[: bisect_left(contents.configurations, index)]
+
+    def close(self) -> None:
+        """Idempotent. Does not sync: what was not synced was not promised."""
+        self._failure = self._failure or f"the log in {self._directory} is closed"
+        self._open.file.close()
+        self._load_table.cache_clear()
+
+    # Reading
+
+    def read(self, first_index: int, last_index: int, max_bytes: int) -> EntryBatch:
+        """Entries from `first_index` to at most `last_index`, at least one, else about `max_bytes` of payload.
+
+        Raises LogCompacted, LogTruncated, LogDamaged, StorageFailed (the disk cannot be read). Thread-safe.
+        """
+        while True:
+            view = self._view
+            try:
+                batch = self._read(view, first_index, last_index, max_bytes)
+            except (OSError, LogDamaged) as error:
+                if self._view is view:
+                    if isinstance(error, StorageError):
+                        raise
+                    raise StorageFailed(
+                        f"entries from {first_index} on could not be read from {self._directory}: {error}"
+                    ) from error
+                continue  # the file was removed, or a truncation came between: look again
+            if self._view is view:
+                return batch
+
+    def _read(self, view: _View, first_index: int, last_index: int, max_bytes: int) -> EntryBatch:
+        last_held = view.table.last_index
+        if first_index < view.first_index:
+            raise LogCompacted(f"entry {first_index} is no more held: the log begins at {view.first_index}")
+        if first_index > last_held or last_index < first_index:
+            raise LogTruncated(f"entries {first_index}-{last_index} are not in the log, which ends at {last_held}")
+        last_index = min(last_index, last_held)
+        collected = _Collected(first_index, last_index, max_bytes)
+        while not collected.is_full:
+            self._read_from(view, collected)
+        return EntryBatch(first_index, collected.runs, collected.payloads)
+
+    def _read_from(self, view: _View, collected: _Collected) -> None:
+        """Add what one read of one file gives."""
+        index = collected.next_index
+        if index >= view.open_first:
+            path, sequence, file, table = view.open_path, view.open_sequence, view.open_file, view.table
+            end = collected.last_index
+        else:
+            segment = view.sealed[bisect_right(view.firsts, index) - 1]
+            path, sequence, end = segment.path, segment.sequence, segment.last_index
+            file, table = self._load_table(segment)
+        for batch in read_batches(path, sequence, file, table, index, collected.bytes_left):
+            # A batch that was cut in its middle ends where the next one begins.
+            following = bisect_right(table.firsts, batch.first_index)
+            stop = table.firsts[following] - 1 if following < len(table.firsts) else end
+            batch = batch.slice(collected.next_index, min(stop, end))
+            if not batch.payloads:
+                raise damaged(
+                    path, "a batch ends before the next one begins", entries=f"from {collected.next_index} on"
+                )
+            collected.add(batch)
+            if collected.is_full:
+                return
+
+    def _open_sealed(self, segment: Segment) -> tuple[File, BatchTable]:
+        """The file of a sealed segment and its index; kept for a few. The file closes with its last reader."""
+        file = self._filesystem.open(segment.path)
+        return file, load_footer(segment.path, file, segment.sequence, segment.sectors).table
+
+    # Segments
+
+    def _publish(self) -> _View:
+        """Show readers the segments as they are now."""
+        segment = self._open
+        sealed = self._contents.sealed
+        live = tuple(old for old in sealed if old.first_index <= old.last_index)
+        self._view = _View(
+            sealed[0].first_index if sealed else segment.first_index,
+            live,
+            tuple(old.first_index for old in live),
+            segment.path,
+            segment.sequence,
+            segment.file,
+            segment.first_index,
+            segment.table,
+        )
+        return self._view
+
+    def _roll(self, sectors: int, term_runs: int, configurations: int) -> None:
+        """Seal the open segment and begin a new one with room for a record of so many sectors.
+
+        The new file is made first: where there is no room for it, DiskFull leaves everything as it was.
+        """
+        old = self._open
+        sequence, first_index = old.sequence + 1, old.table.last_index + 1
+        size = 1 + sectors + footer_sectors(1, 1 + term_runs, configurations) + 1 + TRUNCATION_ROOM
+        size = max(self._segment_sectors, -(-size // 8) * 8)  # whole pages of 4 KiB
+        path = f"{self._directory}/{segment_name(sequence, first_index)}"
+        try:
+            file = create_segment(self._filesystem, self._directory, sequence, first_index, size)
+        except OSError as error:
+            raise self._no_room_or_fail(f"{path} could not be made", error) from error
+        self._seal(old, file, path)
+        try:
+            publish_segment(self._filesystem, self._directory, sequence, first_index)
+        except OSError as error:
+            raise self._fail(f"{path} could not be made", error) from error
+        last_index = old.table.last_index
+        self._contents.sealed.append(Segment(old.sequence, old.path, old.sectors, old.first_index, last_index))
+        self._open = OpenSegment(sequence, path, file, size, first_index, BatchTable.empty(last_index))
+        self._publish()
+
+    def _seal(self, segment: OpenSegment, successor: File, successor_path: str) -> None:
+        """Write and sync the footer and the last sector of `segment`."""
+        footer = Footer(
+            segment.first_index, segment.table.last_index, segment.table, *self._live_runs(segment.first_index)
+        )
+        record, last = encode_seal(footer, sequence=segment.sequence, position=segment.position, synced=segment.synced)
+        try:
+            self._write(record, segment.position)
+            self._write(last, segment.sectors - 1)
+        except DiskFull:
+            # Both lie in reserved space, so this takes a file system that copies on write.
+            self._unclean.append((segment.position, segment.position + len(record) // SECTOR_BYTES))
+            successor.close()
+            try:
+                self._filesystem.remove(successor_path + TEMPORARY)
+            except OSError as error:
+                raise self._fail(f"{successor_path}{TEMPORARY} could not be removed", error) from error
+            raise
+        try:
+            segment.file.sync()
+        except OSError as error:
+            raise self._fail(f"{segment.path} could not be synced", error) from error
+
+    def _live_runs(self, first_index: int) -> tuple[list[TermRun], list[int]]:
+        """Term runs and configurations of the entries from `first_index` on."""
+        runs = self._contents.term_runs
+        if first_index > self.last_index:
+            return [], []
+        number = bisect_right(runs, first_index, key=lambda run: run.first_index) - 1
+        live = [TermRun(first_index, runs[number].term), *runs[number + 1 :]]
+        configurations = self._contents.configurations
+        return live, configurations[bisect_left(configurations, first_index) :]
+
+    # Failure
+
+    def _check_writable(self) -> None:
+        if self._failure:
+            raise StorageFailed(self._failure)
+
+    def _write(self, record: bytes, position: int) -> None:
+        segment = self._open
+        try:
+            segment.file.pwrite(record, position * SECTOR_BYTES)
+        except OSError as error:
+            self._unclean.append((position, position + len(record) // SECTOR_BYTES))
+            raise self._no_room_or_fail(f"{segment.path} could not be written", error) from error
+
+    def _clean(self) -> None:
+        """Zero what writes without room have left, before anything is written there. Raises DiskFull, StorageFailed."""
+        if not self._unclean:
+            return
+        segment = self._open
+        try:
+            for start, end in self._unclean:
+                zero_sectors(segment.file, start, end)
+        except OSError as error:
+            raise self._no_room_or_fail(f"{segment.path} could not be written", error) from error
+        try:
+            segment.file.sync()
+        except OSError as error:
+            raise self._fail(f"{segment.path} could not be synced", error) from error
+        segment.synced = segment.position
+        self._unclean.clear()
+
+    def _no_room_or_fail(self, what: str, error: OSError) -> StorageError:
+        if error.errno in NO_ROOM:
+            return DiskFull(f"{what}: {error.strerror}. The log is unharmed and goes on when there is room")
+        return self._fail(what, error)
+
+    def _fail(self, what: str, error: OSError) -> StorageFailed:
+        self._failure = (
+            f"{what}: {error}. What is on the disk is not known any more, so this process must stop. "
+            "Start it again once the disk is in order; see the kernel's log"
+        )
+        return StorageFailed(self._failure)
+
+
+class _Collected:
+    """Entries gathered by one read()."""
+
+    __slots__ = ("bytes_left", "last_index", "next_index", "payloads", "runs")
+
+    def __init__(self, first_index: int, last_index: int, max_bytes: int) -> None:
+        self.next_index = first_index
+        self.last_index = last_index
+        self.bytes_left = max_bytes
+        self.runs: list[Run] = []
+        self.payloads: list[bytes] = []
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self.payloads) and (self.next_index > self.last_index or self.bytes_left <= 0)
+
+    def add(self, batch: EntryBatch) -> None:
+        """Add the entries of `batch`, which begins at `next_index`, as far as they are wanted."""
+        batch = batch.slice(self.next_index, self.last_index)
+        size = batch.payload_bytes
+        if size > self.bytes_left:
+            batch = self._fitting(batch)
+            size = max(batch.payload_bytes, self.bytes_left)  # full now, also where less was taken
+        if not batch.payloads:
+            self.bytes_left = 0
+            return
+        self.bytes_left -= size
+        self.next_index += len(batch.payloads)
+        runs = batch.runs
+        if self.runs and self.runs[-1][1:] == runs[0][1:]:
+            self.runs[-1] = Run(self.runs[-1].count + runs[0].count, runs[0].term, runs[0].log_time)
+            runs = runs[1:]
+        self.runs.extend(runs)
+        self.payloads.extend(batch.payloads)
+
+    def _fitting(self, batch: EntryBatch) -> EntryBatch:
+        """The entries from the beginning of `batch` that fit `bytes_left`; one at least where nothing is there yet."""
+        count, left = 0, self.bytes_left
+        for payload in batch.payloads:
+            left -= len(payload)
+            if left < 0:
+                break
+            count += 1
+        if not self.payloads:
+            count = max(count, 1)
+        return batch.slice(batch.first_index, batch.first_index + count - 1)
