@@ -1,0 +1,31 @@
+"""What a transaction may meet at commit. All are Django database errors, so `except OperationalError` finds them."""
+
+from __future__ import annotations
+
+from django.db.utils import IntegrityError, OperationalError
+
+from raftlog import exceptions
+
+
+class TransactionConflict(exceptions.RaftlogError, OperationalError):
+    """Another transaction changed what this one had read or written. Nothing was changed; running it again is safe."""
+
+
+class UniqueConflict(TransactionConflict, IntegrityError):
+    """A key or unique value of this transaction was taken by a concurrent one. Nothing was changed."""
+
+
+class TransactionOutcomeUnknown(exceptions.OutcomeUnknown, OperationalError):
+    """No answer came in time: the transaction may have been committed, or may be yet. `proposal_id` is to ask by."""
+
+
+class TurnExpired(exceptions.RaftlogError, OperationalError):
+    """A transaction held the host's write turn for longer than its limit; it was rolled back, nothing was changed."""
+
+
+class TransactionTooLarge(exceptions.PayloadTooLarge, OperationalError):
+    """A transaction is larger than MAX_TRANSACTION_BYTES. Nothing was changed."""
+
+
+class NotReplicable(exceptions.RaftlogError, OperationalError):
+    """A statement that this backend refuses, because its effect could not be the same on all nodes."""

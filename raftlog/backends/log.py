@@ -1,0 +1,62 @@
+"""The port from a backend to the log: where a transaction's entry goes at commit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from raftlog.replication.certify import Verdict
+from raftlog.replication.transactions import TransactionApplier
+from raftlog.replication.write_set import WriteSet
+
+
+class TransactionLog(Protocol):
+    """Takes the entries of one database."""
+
+    # The committing connection keeps the host's turn until the entry is applied.
+    holds_turn: bool
+
+    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+        """Propose an entry and return once this host's database has applied it, or with the verdict against it.
+
+        Raises TransactionOutcomeUnknown, NotProposed. `applier` is the calling connection's own; only a log
+        that applies inline uses it.
+        """
+        ...
+
+
+class InlineLog:
+    """Applies each entry at once, on the connection that made it, under its turn: for test databases and tests.
+
+    The next index is the applied index plus one, so any number of processes may do this on one file.
+    `observers` are called, in order, with each entry that got an index: (index, body, verdict).
+    """
+
+    holds_turn = True
+
+    def __init__(self) -> None:
+        self.observers: list[Callable[[int, bytes, Verdict], None]] = []
+
+    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+        index = applier.applied_index + 1
+        verdict = applier.apply_alone(index, body)
+        for observer in self.observers:
+            observer(index, body, verdict)
+        return verdict
+
+
+_logs: dict[str, TransactionLog] = {}
+_guard = threading.Lock()
+
+
+def log_for(alias: str) -> TransactionLog:
+    """The log of a database alias: an InlineLog until use_log() says otherwise."""
+    with _guard:
+        return _logs.setdefault(alias, InlineLog())
+
+
+def use_log(alias: str, log: TransactionLog) -> None:
+    """From now on transactions of `alias` go to `log`; connections that are open keep the one they have."""
+    with _guard:
+        _logs[alias] = log

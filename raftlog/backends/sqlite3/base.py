@@ -1,0 +1,91 @@
+"""What Django calls: the stock SQLite backend, whose transactions go through the log.
+
+ENGINE = "raftlog.backends.sqlite3". OPTIONS that it adds to the stock backend's: "isolation"
+("serializable", the default, or "snapshot") and "turn_limit" (seconds that one transaction may hold the
+host's write turn; None: as long as it likes).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any, Final
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db.backends.sqlite3 import base as stock
+
+from raftlog.backends.log import log_for
+from raftlog.backends.sqlite3.control import Control
+from raftlog.backends.sqlite3.cursor import Connection, Cursor
+from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
+from raftlog.backends.sqlite3.schema import DatabaseSchemaEditor
+from raftlog.backends.sqlite3.transaction import State
+from raftlog.backends.sqlite3.turn import Turn
+from raftlog.conf import MIB, load_settings
+
+ISOLATION_LEVELS: Final = ("serializable", "snapshot")
+
+
+class DatabaseWrapper(stock.DatabaseWrapper):
+    """One thread's connection to the replicated database of this host."""
+
+    display_name = "SQLite, replicated by raftlog"
+    SchemaEditorClass = DatabaseSchemaEditor
+    introspection_class = DatabaseIntrospection
+
+    def get_connection_params(self) -> dict[str, Any]:
+        params = super().get_connection_params()
+        params.pop("isolation_level", None)
+        isolation = params.pop("isolation", "serializable")
+        if isolation not in ISOLATION_LEVELS:
+            raise ImproperlyConfigured(
+                f"settings.DATABASES[{self.alias!r}]['OPTIONS']['isolation'] is {isolation!r}; "
+                f"use one of {', '.join(map(repr, ISOLATION_LEVELS))}."
+            )
+        self._turn_limit = params.pop("turn_limit", None)
+        self._snapshot_isolation = isolation == "snapshot"
+        params["isolation_level"] = None
+        params["factory"] = self._make_connection
+        return params
+
+    def _make_connection(self, *args: Any, **kwargs: Any) -> Connection:
+        connection = Connection(*args, **kwargs)
+        name = str(self.settings_dict["NAME"])
+        in_memory = self.is_in_memory_db()
+        if not in_memory:
+            sqlite_cursor = sqlite_only_cursor(connection)
+            sqlite_cursor.execute("PRAGMA journal_mode = WAL")
+        turn_name = name if in_memory and name != ":memory:" else f":memory:{id(connection)}"
+        turn = Turn(turn_name if in_memory else str(Path(name).absolute()), in_memory=in_memory)
+        connection.control = Control(
+            connection,
+            turn,
+            log_for(self.alias),
+            max_bytes=_max_transaction_bytes(),
+            turn_limit=self._turn_limit,
+            snapshot_isolation=self._snapshot_isolation,
+        )
+        return connection
+
+    def create_cursor(self, name: str | None = None) -> Cursor:
+        cursor: Cursor = self.connection.cursor(factory=Cursor)
+        return cursor
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        control: Control = self.connection.control
+        with self.wrap_database_errors:
+            if autocommit and control.manual and control.state is not State.IDLE:
+                control.commit()  # as the sqlite3 module does when isolation_level becomes None
+        control.manual = not autocommit
+
+
+def sqlite_only_cursor(connection: Connection) -> Any:
+    """A cursor that passes by no Control, for what is done before there is one."""
+    return connection.cursor(sqlite3.Cursor)
+
+
+def _max_transaction_bytes() -> int:
+    try:
+        return load_settings().max_transaction_bytes
+    except ImproperlyConfigured:  # the system checks say what is wrong
+        return 64 * MIB

@@ -1,0 +1,295 @@
+"""Every statement of one connection, by its kind: read, captured, replayed as it is, refused (rules 11 to 14)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from django.db.utils import OperationalError
+
+from raftlog.backends.exceptions import NotReplicable, TransactionConflict, TransactionTooLarge
+from raftlog.backends.sqlite3.capture import NotCapturing, TooLarge
+from raftlog.backends.sqlite3.cursor import GuardedCursor
+from raftlog.backends.sqlite3.statements import Kind, StatementInfo, describe, savepoint_name
+from raftlog.backends.sqlite3.transaction import State, Transaction
+from raftlog.replication.shapes import UnsupportedTable, quoted
+from raftlog.replication.write_set import SequenceSet, Statement
+
+MAX_STATEMENTS: Final = 4096  # texts remembered
+MAX_ATTEMPTS: Final = 50  # of a single statement outside a transaction
+
+_execute = sqlite3.Cursor.execute
+_executemany = sqlite3.Cursor.executemany
+
+
+class Control(Transaction):
+    """Decides, statement by statement, what happens on one raw connection."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.replays_next = False  # the next write is a schema editor's copy
+        self._statements: dict[str, StatementInfo] = {}
+        self._handlers: dict[Kind, Callable[[GuardedCursor, str, Any, StatementInfo], None]] = {
+            Kind.READ: self._read,
+            Kind.OTHER: self._read,
+            Kind.WRITE: self._write,
+            Kind.SCHEMA: self._schema,
+            Kind.BEGIN: self._begin,
+            Kind.COMMIT: self._commit_statement,
+            Kind.ROLLBACK: self._rollback_statement,
+            Kind.SAVEPOINT: self._savepoint,
+            Kind.RELEASE: self._release,
+            Kind.ROLLBACK_TO: self._rollback_to,
+            Kind.VACUUM: self._vacuum,
+        }
+
+    # Statements
+
+    def execute(self, cursor: GuardedCursor, sql: str, parameters: Any) -> None:
+        info = self._statements.get(sql) or self._describe(sql)
+        cursor._rows = None
+        if info.kind is Kind.READ and self.state is State.IDLE:
+            self.authorizer.preparing = info
+            _execute(cursor, sql, parameters)
+            self._pending.add(cursor)
+            return
+        with self._lock:
+            self._handlers[info.kind](cursor, sql, parameters, info)
+
+    def executemany(self, cursor: GuardedCursor, sql: str, rows: Iterable[Any]) -> None:
+        info = self._statements.get(sql) or self._describe(sql)
+        cursor._rows = None
+        rows = list(rows)
+        with self._lock:
+            if info.kind is not Kind.WRITE:
+                self.authorizer.preparing = info
+                _executemany(cursor, sql, rows)
+                return
+            self._write_with(cursor, info, lambda: _executemany(cursor, sql, self._one_by_one(rows)))
+            if self.state is State.WRITING:
+                for row in rows:
+                    self.observed.add(info, sql, row)
+
+    def _one_by_one(self, rows: list[Any]) -> Iterator[Any]:
+        # SQLite undoes only the row that failed; what came before it stays captured.
+        for row in rows:
+            self._undone_to = len(self.capture.changes)
+            yield row
+
+    def _describe(self, sql: str) -> StatementInfo:
+        try:
+            info = describe(sql)
+        except ValueError as error:
+            raise NotReplicable(str(error)) from None
+        if len(self._statements) >= MAX_STATEMENTS:
+            self._statements.clear()
+        self._statements[sql] = info
+        return info
+
+    def _read(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        self._raise_if_dead()
+        if self.state is State.BEGUN and info.kind is Kind.READ:
+            self._open_snapshot()
+        self.authorizer.preparing = info
+        self.authorizer.refusal = ""
+        try:
+            _execute(cursor, sql, parameters)
+        except sqlite3.Error as error:
+            self._fail(error, info)
+        self._pending.add(cursor)
+        if self.state is not State.IDLE and info.kind is Kind.READ:
+            self.observed.add(info, sql, parameters)
+
+    def _write(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        if self.replays_next:
+            self.replayed(cursor, sql, parameters, info)
+            return
+        call = partial(_execute, cursor, sql, parameters)
+        if info.sets_sequence:
+            self._write_with(cursor, info, partial(self._with_sequence, call))
+        else:
+            self._write_with(cursor, info, call)
+        if self.state is State.WRITING:
+            self.observed.add(info, sql, parameters)
+
+    def _write_with(self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any]) -> None:
+        self._raise_if_dead()
+        if self.state is State.IDLE and not self.manual:
+            self._alone(partial(self._captured, cursor, info, call))
+            return
+        if self.state is not State.WRITING:
+            self._start_writing()
+        self._captured(cursor, info, call)
+
+    def _alone(self, run: Callable[[], None]) -> None:
+        """A writing statement outside a transaction: in one of its own, run again while it conflicts."""
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            self.state = State.BEGUN
+            try:
+                self._start_writing()
+                run()
+            except BaseException:
+                self.rollback()
+                raise
+            try:
+                self.commit()
+            except TransactionConflict:
+                if attempt == MAX_ATTEMPTS:
+                    raise
+            else:
+                return
+
+    def _captured(self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any]) -> None:
+        """Run a writing statement; take back from capture what SQLite takes back."""
+        authorizer = self.authorizer
+        self._undone_to = len(self.capture.changes)
+        while True:
+            authorizer.preparing, authorizer.may_write = info, True
+            authorizer.captured = self.capture.installed
+            authorizer.refusal = ""
+            authorizer.missing = set()
+            try:
+                call()
+                if cursor.description is not None:  # RETURNING: the rows are fetched before the rollback
+                    cursor.read_ahead()
+                return
+            except sqlite3.Error as error:
+                self.capture.cut(self._undone_to)
+                if not authorizer.missing:
+                    self._fail(error, info)
+            finally:
+                authorizer.may_write = False
+            self._install(authorizer.missing)
+
+    def _install(self, tables: set[str]) -> None:
+        with self._internal():
+            for table in sorted(tables):
+                try:
+                    self.capture.install(table)
+                except UnsupportedTable as error:
+                    raise NotReplicable(str(error)) from None
+
+    def _with_sequence(self, call: Callable[[], Any]) -> None:
+        before = self._sequences()
+        call()
+        after = self._sequences()
+        for table in sorted(before.keys() | after.keys()):
+            if before.get(table) != after.get(table):
+                self.capture.changes.append(SequenceSet(table, after.get(table)))
+
+    def _sequences(self) -> dict[str, int]:
+        with self._internal():
+            return dict(self._cursor.execute("SELECT name, seq FROM main.sqlite_sequence").fetchall())
+
+    def _schema(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        self.replayed(cursor, sql, parameters, info)
+
+    def replayed(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        """Run a statement that goes into the entry as such: DDL, and the copies of a schema editor (rule 13)."""
+        self._raise_if_dead()
+        run = partial(self._replay, cursor, sql, parameters, info)
+        if self.state is State.IDLE and not self.manual:
+            self._alone(run)
+            return
+        if self.state is not State.WRITING:
+            self._start_writing()
+        run()
+
+    def _replay(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        authorizer = self.authorizer
+        with self._internal():
+            (legacy,) = self._cursor.execute("PRAGMA legacy_alter_table").fetchone()
+            self.capture.drop()
+        authorizer.preparing, authorizer.may_write, authorizer.is_replayed = info, True, True
+        authorizer.refusal = ""
+        self.capture.enabled, self.capture.muted = False, True
+        try:
+            _execute(cursor, sql, parameters)
+        except sqlite3.Error as error:
+            self._fail(error, info)
+        finally:
+            authorizer.may_write = authorizer.is_replayed = False
+            self.capture.muted = False
+            self.capture.enabled = self.state is State.WRITING
+        self.capture.changes.append(Statement(sql, list(parameters), bool(legacy)))
+
+    # Transaction control
+
+    def _begin(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        if self.state is not State.IDLE:
+            raise sqlite3.OperationalError("cannot start a transaction within a transaction")
+        self.state = State.BEGUN
+
+    def _commit_statement(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        if self.state is State.IDLE:
+            raise sqlite3.OperationalError("cannot commit - no transaction is active")
+        self.commit()
+
+    def _rollback_statement(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        if self.state is State.IDLE:
+            raise sqlite3.OperationalError("cannot rollback - no transaction is active")
+        self.rollback()
+
+    def _savepoint(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        self._raise_if_dead()
+        if self.state is State.IDLE:
+            if not self.manual:
+                raise NotReplicable(
+                    "a savepoint outside of a transaction would commit on this host alone; use atomic()"
+                )
+            self.state = State.BEGUN
+        name = savepoint_name(sql)
+        if self.state is not State.BEGUN:
+            self._internally(f"SAVEPOINT {quoted(name)}")
+        self._savepoints.append((name, len(self.capture.changes)))
+
+    def _release(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        self._raise_if_dead()
+        position, name, _ = self._find_savepoint(sql)
+        if self.state is not State.BEGUN:
+            self._internally(f"RELEASE {quoted(name)}")
+        del self._savepoints[position:]
+
+    def _rollback_to(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        self._raise_if_dead()
+        position, name, length = self._find_savepoint(sql)
+        if self.state is not State.BEGUN:
+            self._internally(f"ROLLBACK TO {quoted(name)}")
+        del self._savepoints[position + 1 :]
+        if self.state is State.WRITING:
+            self.capture.cut(length)
+            with self._internal():
+                self.capture.sync()
+
+    def _find_savepoint(self, sql: str) -> tuple[int, str, int]:
+        name = savepoint_name(sql)
+        for position in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[position][0] == name:
+                return position, name, self._savepoints[position][1]
+        raise sqlite3.OperationalError(f"no such savepoint: {name}")
+
+    def _vacuum(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        raise NotReplicable("VACUUM gives new rowids to tables without a primary key on this host alone")
+
+    # Failures
+
+    def _fail(self, error: sqlite3.Error, info: StatementInfo) -> None:
+        """Raise the right error for a failed statement."""
+        if self.state is State.WRITING and not self.connection.in_transaction:
+            # SQLite rolls back by itself after an interrupt, a full disk, an I/O error.
+            self._abandon()
+            self.state = State.DEAD
+            self._death = OperationalError(f"the transaction was rolled back by SQLite: {error}")
+            raise error
+        cause, self.capture.error = self.capture.error, None
+        if isinstance(cause, TooLarge):
+            raise TransactionTooLarge(str(cause)) from None
+        if isinstance(cause, NotCapturing):
+            raise NotReplicable(str(cause)) from None
+        if self.authorizer.refusal:
+            raise NotReplicable(self.authorizer.refusal) from None
+        if isinstance(error, sqlite3.IntegrityError):
+            self.observed.failed(info)
+        raise error

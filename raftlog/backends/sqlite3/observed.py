@@ -1,0 +1,76 @@
+"""What a transaction has read: kept as it runs, worked out only if it writes (rule 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from raftlog.backends.sqlite3.statements import EVERYTHING, Kind, StatementInfo, key_parameters
+from raftlog.replication.shapes import Schema, TableShape, UnsupportedTable, is_replicated
+
+# Runs of statements kept before their reads are worked out, so that a long reader's memory stays small.
+_KEPT: Final = 512
+
+
+class Observed:
+    """Tables and rows that the statements of one transaction have read."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._runs: list[tuple[StatementInfo, str, Any]] = []
+        self.tables: set[str] = set()
+        self.rows: dict[tuple[str, tuple[Any, ...]], TableShape] = {}
+        # The same of writing statements alone: what counts under snapshot isolation too.
+        self.target_tables: set[str] = set()
+        self.target_rows: dict[tuple[str, tuple[Any, ...]], TableShape] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._runs or self.tables or self.rows)
+
+    def add(self, info: StatementInfo, sql: str, parameters: Any) -> None:
+        self._runs.append((info, sql, parameters))
+        if len(self._runs) >= _KEPT:
+            self.settle()
+
+    def settle(self) -> None:
+        """Work out the reads of the runs kept so far."""
+        runs, self._runs = self._runs, []
+        for info, sql, parameters in runs:
+            tables = info.tables_read()
+            if tables and not self._settle_by_key(info, sql, parameters, tables):
+                self.tables.update(tables)
+                if info.kind is Kind.WRITE:
+                    self.target_tables.update(tables)
+        self.tables = self._replicated(self.tables)
+        self.target_tables = self._replicated(self.target_tables)
+
+    def _replicated(self, tables: set[str]) -> set[str]:
+        if EVERYTHING in tables:
+            return set(self._schema.table_names())
+        return set(filter(is_replicated, tables))
+
+    def failed(self, info: StatementInfo) -> None:
+        """A statement met a row that was there already: that is something the transaction has read."""
+        tables = info.reads | info.writes
+        self.tables.update(tables)
+        self.target_tables.update(tables)
+
+    def _settle_by_key(self, info: StatementInfo, sql: str, parameters: Any, tables: set[str]) -> bool:
+        if info.by_column is None or isinstance(parameters, Mapping) or not isinstance(parameters, Sequence):
+            return False
+        table, column = info.by_column
+        if tables != {table}:
+            return False
+        try:
+            shape = self._schema.table(table)
+        except (KeyError, UnsupportedTable):  # a view; a table that nobody can write
+            return False
+        values = key_parameters(sql, parameters)
+        lookup: Callable[[Any], bool] = lambda value: type(value) is shape.lookup_type  # noqa: E731
+        if len(shape.key) != 1 or shape.columns[shape.key[0]] != column or not all(map(lookup, values)):
+            return False
+        for value in values:
+            self.rows[table, (value,)] = shape
+            if info.kind is Kind.WRITE:
+                self.target_rows[table, (value,)] = shape
+        return True

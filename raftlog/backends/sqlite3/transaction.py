@@ -1,0 +1,261 @@
+"""One connection's transaction: from BEGIN over the host's turn to the log (section 7.2; rules 9 and 14).
+
+States: IDLE; BEGUN (BEGIN was said, SQLite has not been told); READING (a snapshot is open); WRITING (the
+turn is held, changes are captured); DEAD (rolled back by raftlog or SQLite: every statement raises what
+happened, until the outermost block ends).
+
+Thread-safety: used by one thread at a time, as Django's connections are, and by the watchdog through
+`_expire`. `_lock` is held during every statement of a transaction that holds the turn.
+"""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+import threading
+import weakref
+
+from django.db.utils import IntegrityError
+
+from raftlog.backends.exceptions import TransactionConflict, TurnExpired, UniqueConflict
+from raftlog.backends.log import TransactionLog
+from raftlog.backends.sqlite3.authorizer import Authorizer
+from raftlog.backends.sqlite3.capture import Capture
+from raftlog.backends.sqlite3.cursor import Connection, GuardedCursor
+from raftlog.backends.sqlite3.gather import encoded, gather
+from raftlog.backends.sqlite3.observed import Observed
+from raftlog.backends.sqlite3.turn import Turn, watchdog
+from raftlog.replication.certify import Refused, Verdict, VerdictKind, check_unchanged_since
+from raftlog.replication.shapes import quoted
+from raftlog.replication.transactions import TransactionApplier
+from raftlog.replication.write_set import WriteSet
+
+
+class State(enum.Enum):
+    IDLE = "idle"
+    BEGUN = "begun"
+    READING = "reading"
+    WRITING = "writing"
+    DEAD = "dead"
+
+
+class Transaction:
+    """What is open on one raw connection, and how it ends."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        turn: Turn,
+        log: TransactionLog,
+        *,
+        max_bytes: int,
+        turn_limit: float | None = None,
+        snapshot_isolation: bool = False,
+    ) -> None:
+        self.connection = connection
+        self.log = log
+        self.turn = turn
+        self.turn_limit = turn_limit
+        self.snapshot_isolation = snapshot_isolation
+        self.max_bytes = max_bytes
+        self.manual = False  # set_autocommit(False): the first write begins a transaction
+        self.state = State.IDLE
+        self.authorizer = Authorizer()
+        self.capture = Capture(connection, max_bytes)
+        self.applier = TransactionApplier(connection)
+        self.observed = Observed(self.capture.schema)
+        self.base = 0
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+        self._pending: weakref.WeakSet[GuardedCursor] = weakref.WeakSet()
+        self._savepoints: list[tuple[str, int]] = []  # name, length of the captured changes
+        self._has_tables = False
+        self._death: Exception | None = None
+        self._lock = threading.RLock()
+        connection.set_authorizer(self.authorizer)
+
+    def _open_snapshot(self) -> None:
+        self._internally("BEGIN")
+        self.state = State.READING
+        for name, _ in self._savepoints:
+            self._internally(f"SAVEPOINT {quoted(name)}")
+
+    def _start_writing(self) -> None:
+        """The first write: take the turn, and go on only from the state that the reads saw (rule 9)."""
+        if self.state is State.IDLE:
+            self.state = State.BEGUN
+        for cursor in list(self._pending):
+            cursor.read_ahead()
+        self._pending.clear()
+        self.turn.take()
+        try:
+            self._begin_with_turn()
+        except BaseException as error:
+            self._abandon()
+            if isinstance(error, TransactionConflict):
+                self.state, self._death = State.DEAD, error
+            raise
+        self.capture.start()
+        self.state = State.WRITING
+        if self.turn_limit is not None:
+            watchdog.watch(self.turn, self.turn_limit, self._expire)
+
+    def _begin_with_turn(self) -> None:
+        with self._internal():
+            has_read = self.state is State.READING and bool(self.observed)
+            seen = self.applier.applied_index if has_read and self._has_tables else 0
+            if self.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            if not self._has_tables:
+                self.applier.marks.make_tables()
+                self._has_tables = True
+                has_read = False
+            self.capture.renew()
+            self._cursor.execute("BEGIN IMMEDIATE")
+            for name, _ in self._savepoints:
+                self._cursor.execute(f"SAVEPOINT {quoted(name)}")
+            self.base = self.applier.applied_index
+            if has_read and self.base != seen:
+                self._check_reads_since(seen)
+
+    def _check_reads_since(self, seen: int) -> None:
+        observed = self.observed
+        observed.settle()
+        try:
+            check_unchanged_since(self.applier.marks, seen, sorted(observed.tables), list(observed.rows), ())
+        except Refused as refused:
+            raise TransactionConflict(f"{refused}, and now it wants to write; nothing was changed") from None
+
+    def commit(self) -> None:
+        """End the transaction: through the log if it changed anything. Raises what the log says against it."""
+        with self._lock:
+            if self.state is State.WRITING:
+                self._commit_changes()
+            elif self.state is State.DEAD:
+                death = self._death
+                self._reset()
+                if death is not None:
+                    raise death
+            else:
+                if self.connection.in_transaction:
+                    self._internally("COMMIT /* raftlog */")
+                self._reset()
+
+    def _commit_changes(self) -> None:
+        try:
+            with self._internal():
+                write_set = gather(self.connection, self.capture, self.observed, self.base, self.snapshot_isolation)
+            body = b"" if write_set is None else encoded(write_set, self.max_bytes)
+        except BaseException:
+            self._abandon()
+            raise
+        self._roll_back_locally()
+        if write_set is None:
+            self._abandon()
+            return
+        if not self.log.holds_turn:
+            self.turn.give_back()
+        try:
+            verdict = self._propose(write_set, body)
+        finally:
+            self._abandon()
+        if verdict.kind is not VerdictKind.APPLIED:
+            raise conflict(verdict)
+
+    def _propose(self, write_set: WriteSet, body: bytes) -> Verdict:
+        self.capture.muted = True
+        try:
+            with self._internal():
+                if write_set.is_schema and self.log.holds_turn:
+                    self.capture.drop()
+                    self.capture.rolled_back()
+                return self.log.commit(write_set, body, self.applier)
+        finally:
+            self.capture.muted = False
+
+    def rollback(self) -> None:
+        with self._lock:
+            self._abandon()
+
+    def _roll_back_locally(self) -> None:
+        with self._internal():
+            if self.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            self.capture.clear()
+            self.capture.rolled_back()
+
+    def _abandon(self) -> None:
+        """Roll back, give the turn back, forget."""
+        try:
+            if self.state is State.WRITING or self.connection.in_transaction:
+                self._roll_back_locally()
+        finally:
+            if self.turn.held:
+                watchdog.forget(self.turn)
+                self.turn.give_back()
+            self._reset()
+
+    def _reset(self) -> None:
+        self.state = State.IDLE
+        self._death = None
+        self._savepoints.clear()
+        self.capture.clear()
+        self.observed = Observed(self.capture.schema)
+
+    def close(self) -> None:
+        with self._lock:
+            self._abandon()
+            self.turn.close()
+
+    def _raise_if_dead(self) -> None:
+        if self.state is State.DEAD and self._death is not None:
+            raise type(self._death)(*self._death.args)
+
+    def _expire(self) -> None:
+        """Called by the watchdog: the turn was held for longer than its limit."""
+        since = self.turn.held_since
+        while not self._lock.acquire(timeout=0.02):
+            self.connection.interrupt()
+        try:
+            if self.state is State.WRITING and self.turn.held and self.turn.held_since == since:
+                self._abandon()
+                self.state = State.DEAD
+                self._death = TurnExpired(
+                    f"the transaction held the write turn for longer than {self.turn_limit} s and was rolled back"
+                )
+        finally:
+            self._lock.release()
+
+    # raftlog's own statements
+
+    def _internally(self, sql: str) -> None:
+        with self._internal():
+            self._cursor.execute(sql)
+
+    def _internal(self) -> _Internal:
+        return _Internal(self.authorizer)
+
+
+class _Internal:
+    """While entered, the authorizer lets everything pass. Nests."""
+
+    __slots__ = ("_authorizer", "_before")
+
+    def __init__(self, authorizer: Authorizer) -> None:
+        self._authorizer = authorizer
+
+    def __enter__(self) -> None:
+        self._before = self._authorizer.is_internal
+        self._authorizer.is_internal = True
+
+    def __exit__(self, *_: object) -> None:
+        self._authorizer.is_internal = self._before
+
+
+def conflict(verdict: Verdict) -> Exception:
+    """The exception that a verdict against a transaction becomes at its commit."""
+    if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
+        return UniqueConflict(f"a concurrent transaction was first: {verdict.reason}")
+    if verdict.kind is VerdictKind.INTEGRITY:
+        return IntegrityError(verdict.reason)
+    return TransactionConflict(f"{verdict.reason}; nothing was changed")

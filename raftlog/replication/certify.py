@@ -1,0 +1,231 @@
+"""Certification: does a transaction still hold at its place in the log? Alike on every node (rules 2, 9, 10).
+
+Two kinds of evidence. *When things last changed*, kept in the replicated database beside the applied
+index, so that it survives a restart and travels with a snapshot: for each table the last entry that
+changed its rows and the last that changed its schema, and for each of 65,536 slots, into which rows fall
+by a hash of table and key, the last entry that wrote (or touched) a row of it. Two rows that share a slot
+make a conflict that need not be, about once in 65,536 concurrent pairs. And *hashes of the rows* as the
+transaction found them, which guard against a database that has diverged.
+
+Foreign keys are checked by key, entry by entry: SQLite's own check is deferred to the commit of a whole
+batch, and would give an entry a verdict that depends on its neighbours.
+"""
+
+from __future__ import annotations
+
+import enum
+import sqlite3
+from collections.abc import Iterable, Sequence
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from raftlog.replication.fingerprint import EMPTY, add
+from raftlog.replication.shapes import ForeignKey, Schema, TableShape, quoted
+
+SLOTS: Final = 65_536
+# A write set with more rows of one table than this marks the whole table.
+MAX_MARKED_ROWS: Final = 4_096
+# Slots asked for in one statement.
+_CHUNK: Final = 500
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class VerdictKind(enum.IntEnum):
+    """How an entry ended, alike on every node."""
+
+    APPLIED = 0
+    CONFLICT = 1
+    UNIQUE_CONFLICT = 2
+    INTEGRITY = 3
+
+
+class Verdict(NamedTuple):
+    """`reason` is for people: it names table and key."""
+
+    kind: VerdictKind
+    reason: str = ""
+
+
+APPLIED: Final = Verdict(VerdictKind.APPLIED)
+
+
+class Refused(Exception):
+    """Raised inside apply to leave it with a verdict."""
+
+    def __init__(self, kind: VerdictKind, reason: str) -> None:
+        self.verdict = Verdict(kind, reason)
+        super().__init__(reason)
+
+
+def slot_of(table: str, key: Sequence[Any]) -> int:
+    return int.from_bytes(blake2b(_encode((table, *key)), digest_size=2).digest(), "big")
+
+
+STATE_TABLES: Final = (
+    # 'applied': index of the last entry in this database; 'last_data', 'last_schema': last that changed rows, schema.
+    "CREATE TABLE IF NOT EXISTS main.raftlog_positions (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS main.raftlog_tables (name TEXT PRIMARY KEY, changed INTEGER NOT NULL DEFAULT 0, "
+    "schema_changed INTEGER NOT NULL DEFAULT 0, all_rows INTEGER NOT NULL DEFAULT 0, "
+    "fingerprint BLOB NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS main.raftlog_slots (slot INTEGER PRIMARY KEY, changed INTEGER NOT NULL)",
+)
+
+
+class TableMarks(NamedTuple):
+    """One row of raftlog_tables; indices of entries, 0 where there was none."""
+
+    changed: int
+    schema_changed: int
+    all_rows: int
+    fingerprint: bytes
+
+
+NO_MARKS: Final = TableMarks(0, 0, 0, EMPTY)
+
+
+class LastChanged:
+    """The tables of STATE_TABLES, through one connection, inside the caller's transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+
+    def make_tables(self) -> None:
+        for statement in STATE_TABLES:
+            self._cursor.execute(statement)
+
+    def position(self, name: str) -> int:
+        found = self._cursor.execute("SELECT value FROM raftlog_positions WHERE name = ?", (name,)).fetchall()
+        return found[0][0] if found else 0
+
+    def set_position(self, name: str, value: int) -> None:
+        self._cursor.execute("INSERT OR REPLACE INTO raftlog_positions VALUES (?, ?)", (name, value))
+
+    def table(self, name: str) -> TableMarks:
+        sql = "SELECT changed, schema_changed, all_rows, fingerprint FROM raftlog_tables WHERE name = ?"
+        found = self._cursor.execute(sql, (name,)).fetchall()
+        return TableMarks._make(found[0]) if found else NO_MARKS
+
+    def set_table(self, name: str, marks: TableMarks) -> None:
+        self._cursor.execute("INSERT OR REPLACE INTO raftlog_tables VALUES (?, ?, ?, ?, ?)", (name, *marks))
+
+    def tables(self) -> dict[str, TableMarks]:
+        rows = self._cursor.execute("SELECT name, changed, schema_changed, all_rows, fingerprint FROM raftlog_tables")
+        return {name: TableMarks._make(marks) for name, *marks in rows}
+
+    def fold(self, name: str, index: int, difference: int, *, all_rows: bool) -> None:
+        """Entry `index` changed rows of `name`; the fingerprint moves by `difference`."""
+        marks = self.table(name)
+        changed = TableMarks(
+            index, marks.schema_changed, index if all_rows else marks.all_rows, add(marks.fingerprint, difference)
+        )
+        self.set_table(name, changed)
+
+    def mark_slots(self, slots: Iterable[int], index: int) -> None:
+        self._cursor.executemany(
+            "INSERT OR REPLACE INTO raftlog_slots VALUES (?, ?)", [(slot, index) for slot in slots]
+        )
+
+    def newest_slot(self, slots: Sequence[int]) -> int:
+        """Index of the last entry that wrote a row in any of these slots (0: none)."""
+        newest = 0
+        for start in range(0, len(slots), _CHUNK):
+            chunk = slots[start : start + _CHUNK]
+            sql = f"SELECT max(changed) FROM raftlog_slots WHERE slot IN ({', '.join('?' * len(chunk))})"
+            newest = max(newest, self._cursor.execute(sql, chunk).fetchall()[0][0] or 0)
+        return newest
+
+
+def check_unchanged_since(
+    marks: LastChanged,
+    base: int,
+    read_tables: Iterable[str],
+    rows: Iterable[tuple[str, tuple[Any, ...]]],
+    written: Iterable[str],
+) -> None:
+    """Raise Refused if a table that was read, the schema of one that was written, or a row changed after `base`."""
+    seen: dict[str, TableMarks] = {}
+
+    def marks_of(name: str) -> TableMarks:
+        found = seen.get(name)
+        if found is None:
+            found = seen[name] = marks.table(name)
+        return found
+
+    for name in read_tables:
+        found = marks_of(name)
+        if max(found.changed, found.schema_changed) > base:
+            raise Refused(VerdictKind.CONFLICT, f"table {name}, which it read, changed after entry {base}")
+    for name in written:
+        if marks_of(name).schema_changed > base:
+            raise Refused(VerdictKind.CONFLICT, f"the schema of table {name} changed after entry {base}")
+    slots = set()
+    for name, key in rows:
+        found = marks_of(name)
+        if max(found.all_rows, found.schema_changed) > base:
+            raise Refused(VerdictKind.CONFLICT, f"many rows of table {name} changed after entry {base}")
+        slots.add(slot_of(name, key))
+    if slots and marks.newest_slot(sorted(slots)) > base:
+        raise Refused(VerdictKind.CONFLICT, f"a row that it read or wrote changed after entry {base}")
+
+
+class ForeignKeyCheck:
+    """Collects what an entry did to references, and looks at the end whether one of them dangles.
+
+    A pair (foreign key, values) dangles if no parent has the values and some child does. A written child and
+    a removed parent ask the same question, whatever happened to either later in the entry.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, schema: Schema) -> None:
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+        self._schema = schema
+        self._suspects: dict[tuple[ForeignKey, tuple[Any, ...]], None] = {}
+        self._referring: dict[str, list[ForeignKey]] = {}
+
+    def forget(self) -> None:
+        self._referring.clear()
+
+    def written(self, shape: TableShape, image: Sequence[Any], changed: Sequence[int] | None = None) -> None:
+        """A row now has this image; `changed`: the positions that differ from before (None: it is new)."""
+        for key in shape.foreign_keys:
+            positions = [shape.positions[column] for column in key.columns]
+            if changed is None or not set(positions).isdisjoint(changed):
+                self._suspect(key, [image[position] for position in positions])
+
+    def removed(self, shape: TableShape, image: Sequence[Any], changed: Sequence[int] | None = None) -> None:
+        """A row had this image; `changed`: the positions in which it differs now (None: it is gone)."""
+        for key in self.referring_to(shape.name):
+            positions = [shape.positions[column] for column in key.parent_columns if column in shape.positions]
+            if len(positions) != len(key.parent_columns):
+                continue
+            if changed is None or not set(positions).isdisjoint(changed):
+                self._suspect(key, [image[position] for position in positions])
+
+    def referring_to(self, table: str) -> list[ForeignKey]:
+        found = self._referring.get(table)
+        if found is None:
+            found = self._referring[table] = self._schema.referring_to(table)
+        return found
+
+    def _suspect(self, key: ForeignKey, values: list[Any]) -> None:
+        if values and None not in values:
+            self._suspects[key, tuple(values)] = None
+
+    def dangling(self) -> str:
+        """Words for the first reference that dangles, "" if none does."""
+        for key, values in self._suspects:
+            if not self._exists(key.parent, key.parent_columns, values) and self._exists(
+                key.table, key.columns, values
+            ):
+                to = f"{key.parent}({', '.join(key.parent_columns)})"
+                return f"{key.table}({', '.join(key.columns)}) refers to {values!r}, which is not in {to}"
+        return ""
+
+    def _exists(self, table: str, columns: Sequence[str], values: tuple[Any, ...]) -> bool:
+        where = " AND ".join(f"{quoted(column)} = ?" for column in columns)
+        sql = f"SELECT 1 FROM main.{quoted(table)} WHERE {where} LIMIT 1"
+        return bool(self._cursor.execute(sql, values).fetchall())

@@ -1,0 +1,262 @@
+"""What capture and certification know of a table: columns, key, unique columns, foreign keys.
+
+Read from SQLite's own pragmas, from inside whatever transaction is open, and cached until
+`PRAGMA schema_version` moves. Thread-safety: a Schema belongs to one connection.
+
+The *image* of a row is the list of its stored columns in declared order, generated columns left out.
+A table without a primary key is addressed by its rowid, which then stands first in the image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+OWN_PREFIX: Final = "raftlog_"
+# An index on an expression or a partial one: any column may decide whether a row is in it.
+_ROWID_NAMES: Final = ("rowid", "_rowid_", "oid")
+_DEFERRED: Final = re.compile(r"DEFERRABLE\s+INITIALLY\s+DEFERRED", re.IGNORECASE)
+_REFERENCES: Final = re.compile(r"\bREFERENCES\b", re.IGNORECASE)
+_ON_CONFLICT: Final = re.compile(r"\bON\s+CONFLICT\s+(FAIL|ROLLBACK)\b", re.IGNORECASE)
+
+
+def quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def is_replicated(table: str) -> bool:
+    """Whether the rows of this table travel in write sets: all but SQLite's own and raftlog's own."""
+    return not table.startswith((OWN_PREFIX, "sqlite_"))
+
+
+class UnsupportedTable(Exception):
+    """A table that cannot be replicated; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignKey:
+    """`table`(columns) refers to `parent`(parent_columns). Names as SQLite spells them."""
+
+    table: str
+    columns: tuple[str, ...]
+    parent: str
+    parent_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TableShape:
+    """One table. Positions count from 0 in `columns`, which is the order of a row's image."""
+
+    name: str
+    columns: tuple[str, ...]
+    key: tuple[int, ...]
+    # The key is the rowid of a table without a primary key.
+    hidden_key: bool
+    # Columns of the key, of unique indexes, and all columns where an index is partial or on an expression.
+    unique: frozenset[int]
+    foreign_keys: tuple[ForeignKey, ...]
+    # Some foreign key is checked at the end of each statement, not at the commit.
+    has_immediate_foreign_key: bool
+    # Name of the automatic key's column ("" without AUTOINCREMENT).
+    autoincrement: str
+    # Type of the values that find a row by its one key column, where equal values are the same value; else None.
+    lookup_type: type | None
+    # Changes with names, declared types and key; two nodes with one digest read an image alike.
+    digest: bytes
+    positions: dict[str, int] = field(repr=False)
+
+    def key_of(self, image: Sequence[object]) -> tuple[object, ...]:
+        key = self.key
+        return (image[key[0]],) if len(key) == 1 else tuple(image[position] for position in key)
+
+    def select_by_key(self) -> str:
+        return _select_by_key(self.name, self.columns, self.key)
+
+    def insert(self) -> str:
+        return _insert(self.name, self.columns)
+
+    def delete_by_key(self) -> str:
+        return f"DELETE FROM main.{quoted(self.name)} WHERE {self._where_key()}"
+
+    def update_by_key(self, changed: Sequence[int]) -> str:
+        assignments = ", ".join(f"{quoted(self.columns[position])} = ?" for position in changed)
+        return f"UPDATE main.{quoted(self.name)} SET {assignments} WHERE {self._where_key()}"
+
+    def _where_key(self) -> str:
+        return " AND ".join(f"{quoted(self.columns[position])} = ?" for position in self.key)
+
+
+@lru_cache(maxsize=1024)
+def _select_by_key(name: str, columns: tuple[str, ...], key: tuple[int, ...]) -> str:
+    # The plus makes each column an expression, so that no converter of a connection with detect_types touches it.
+    selected = ", ".join(f"+{quoted(column)} AS c{number}" for number, column in enumerate(columns))
+    where = " AND ".join(f"{quoted(columns[position])} = ?" for position in key)
+    return f"SELECT {selected} FROM main.{quoted(name)} WHERE {where}"
+
+
+@lru_cache(maxsize=1024)
+def _insert(name: str, columns: tuple[str, ...]) -> str:
+    listed = ", ".join(map(quoted, columns))
+    return f"INSERT INTO main.{quoted(name)} ({listed}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def _lookup_type(declared: str, sql: str) -> type | None:
+    # By SQLite's rules of affinity; with a collation, two texts may be equal and yet different.
+    declared = declared.upper()
+    if "INT" in declared:
+        return int
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")) and not re.search(r"\bCOLLATE\b", sql, re.IGNORECASE):
+        return str
+    return None
+
+
+class Schema:
+    """The tables of one connection's main database as of `version` (PRAGMA schema_version)."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self.version = -1
+        self._shapes: dict[str, TableShape] = {}
+        self._referring: dict[str, list[ForeignKey]] | None = None
+
+    def refresh(self) -> bool:
+        """Forget what was read if the schema moved. Returns whether it did."""
+        (version,) = self._rows("PRAGMA main.schema_version")[0]
+        if version == self.version:
+            return False
+        self.forget()
+        self.version = version
+        return True
+
+    def forget(self) -> None:
+        self.version = -1
+        self._shapes.clear()
+        self._referring = None
+
+    def table(self, name: str) -> TableShape:
+        """The shape of a table. Raises UnsupportedTable, KeyError where there is none of this name."""
+        shape = self._shapes.get(name)
+        if shape is None:
+            shape = self._shapes[name] = self._load(name)
+        return shape
+
+    def table_names(self) -> list[str]:
+        """Replicated tables, sorted."""
+        rows = self._rows("SELECT name FROM main.sqlite_master WHERE type = 'table' ORDER BY name")
+        return [name for (name,) in rows if is_replicated(name)]
+
+    def definitions(self) -> dict[str, str]:
+        """Table -> everything in the schema that belongs to it (its own, its indexes' and triggers' text)."""
+        found: dict[str, str] = {}
+        rows = self._rows("SELECT tbl_name, name, sql FROM main.sqlite_master ORDER BY tbl_name, type, name")
+        for table, name, sql in rows:
+            if is_replicated(table):
+                found[table] = f"{found.get(table, '')}{name}\0{sql}\0"
+        return found
+
+    def referring_to(self, parent: str) -> list[ForeignKey]:
+        """Foreign keys of any table that refer to `parent`."""
+        if self._referring is None:
+            self._referring = {}
+            for name in self.table_names():
+                for key in self._foreign_keys(name):
+                    self._referring.setdefault(key.parent.lower(), []).append(key)
+        return self._referring.get(parent.lower(), [])
+
+    def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        cursor = self._connection.cursor(sqlite3.Cursor)
+        cursor.row_factory = None
+        return cursor.execute(sql, parameters).fetchall()
+
+    def _load(self, name: str) -> TableShape:
+        found = self._rows("SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", name)
+        if not found:
+            raise KeyError(name)
+        sql: str = found[0][0]
+        self._check_supported(name, sql)
+        info = self._rows(f"PRAGMA main.table_xinfo({quoted(name)})")
+        stored = [row for row in info if row[6] == 0]
+        columns = tuple(row[1] for row in stored)
+        in_key = sorted((row[5], position) for position, row in enumerate(stored) if row[5])
+        key = tuple(position for _, position in in_key)
+        hidden_key = not key
+        if hidden_key:
+            columns = (self._rowid_name(name, {row[1].lower() for row in info}), *columns)
+            key = (0,)
+        positions = {column: position for position, column in enumerate(columns)}
+        autoincrement = columns[key[0]] if re.search(r"\bAUTOINCREMENT\b", sql, re.IGNORECASE) else ""
+        foreign_keys = self._foreign_keys(name)
+        described = [name, list(columns), [row[2] for row in stored], list(key)]
+        return TableShape(
+            name=name,
+            columns=columns,
+            key=key,
+            hidden_key=hidden_key,
+            unique=self._unique_positions(name, positions, key),
+            foreign_keys=tuple(foreign_keys),
+            has_immediate_foreign_key=len(_REFERENCES.findall(sql)) > len(_DEFERRED.findall(sql)),
+            autoincrement=autoincrement,
+            lookup_type=None if hidden_key or len(key) > 1 else _lookup_type(stored[key[0]][2], sql),
+            digest=hashlib.blake2b(msgspec.msgpack.encode(described), digest_size=8).digest(),
+            positions=positions,
+        )
+
+    def _check_supported(self, name: str, sql: str) -> None:
+        if re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE):
+            raise UnsupportedTable(
+                f"table {name!r} is a virtual table, whose rows SQLite shows to no trigger, so they cannot be "
+                "replicated. Keep it in another database alias (see raftlog.routers)."
+            )
+        if match := _ON_CONFLICT.search(sql):
+            raise UnsupportedTable(
+                f"table {name!r} declares {match.group(0)}, which leaves part of a failed statement behind. "
+                "Declare ON CONFLICT ABORT, IGNORE or REPLACE."
+            )
+        triggers = self._rows("SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?", name)
+        if triggers:
+            names = ", ".join(repr(row[0]) for row in triggers)
+            raise UnsupportedTable(
+                f"table {name!r} has triggers of its own ({names}), which would fire again on every node, and this "
+                "Python cannot switch them off. Drop them and do their work in the application."
+            )
+
+    def _rowid_name(self, name: str, taken: set[str]) -> str:
+        for candidate in _ROWID_NAMES:
+            if candidate not in taken:
+                return candidate
+        raise UnsupportedTable(
+            f"table {name!r} has no primary key and its columns hide its rowid. Give it a primary key."
+        )
+
+    def _unique_positions(self, name: str, positions: dict[str, int], key: tuple[int, ...]) -> frozenset[int]:
+        unique = set(key)
+        for _, index, is_unique, _, is_partial in self._rows(f"PRAGMA main.index_list({quoted(name)})"):
+            if not is_unique:
+                continue
+            columns = [row[2] for row in self._rows(f"PRAGMA main.index_info({quoted(index)})")]
+            if is_partial or any(column not in positions for column in columns):
+                return frozenset(positions.values())
+            unique.update(positions[column] for column in columns)
+        return frozenset(unique)
+
+    def _foreign_keys(self, name: str) -> list[ForeignKey]:
+        parts: dict[int, list[tuple[Any, ...]]] = {}
+        for row in self._rows(f"PRAGMA main.foreign_key_list({quoted(name)})"):
+            parts.setdefault(row[0], []).append(row)
+        found = []
+        for rows in parts.values():
+            rows.sort(key=lambda row: row[1])
+            parent = rows[0][2]
+            to = [row[4] for row in rows]
+            if None in to:  # REFERENCES parent: its primary key is meant
+                info = self._rows(f"PRAGMA main.table_xinfo({quoted(parent)})")
+                to = [row[1] for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]
+            found.append(ForeignKey(name, tuple(row[3] for row in rows), parent, tuple(to)))
+        return found

@@ -1,0 +1,318 @@
+"""A transaction's entry, applied to a database: certified at its index, then its rows, in order (section 7.2).
+
+`TransactionApplier.apply` runs inside the caller's open transaction, which may hold other entries before
+and after: what it does and says depends only on the database as the entries before it left it. A verdict
+other than APPLIED leaves nothing of the entry behind.
+
+The connection: isolation_level None; foreign_keys OFF, or ON where the caller knows what it does (an
+entry that passes leaves no reference dangling, so a deferred check at the commit passes too). Triggers of
+the project's own are refused by capture, so none fires here. Nothing here reads a setting.
+
+Thread-safety: one thread at a time, as its connection.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Final
+
+from raftlog.exceptions import InvalidEntry
+from raftlog.replication.certify import (
+    APPLIED,
+    MAX_MARKED_ROWS,
+    ForeignKeyCheck,
+    LastChanged,
+    Refused,
+    TableMarks,
+    Verdict,
+    VerdictKind,
+    check_unchanged_since,
+    slot_of,
+)
+from raftlog.replication.fingerprint import EMPTY, row_number, scan_table
+from raftlog.replication.shapes import Schema, TableShape
+from raftlog.replication.write_set import (
+    Deletes,
+    Inserts,
+    SequenceSet,
+    Statement,
+    Step,
+    Updates,
+    WriteSet,
+    decode_write_set,
+    row_hash,
+)
+
+_UNIQUE_ERRORS: Final = frozenset(
+    {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"}
+)
+
+
+class TransactionApplier:
+    """Applies transaction and schema entries to one database, through one connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.schema = Schema(connection)
+        self.marks = LastChanged(connection)
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+
+    @property
+    def applied_index(self) -> int:
+        return self.marks.position("applied")
+
+    def apply(self, index: int, body: bytes | WriteSet) -> Verdict:
+        """Certify and apply the entry at `index`. Raises sqlite3.Error other than IntegrityError, InvalidEntry.
+
+        The caller has begun the transaction, and moves the applied index before it commits.
+        """
+        write_set = decode_write_set(body) if isinstance(body, bytes) else body
+        self.schema.refresh()
+        self._cursor.execute("SAVEPOINT raftlog_entry")
+        try:
+            _Entry(self, index, write_set).run()
+        except Refused as refused:
+            self._undo()
+            return refused.verdict
+        except sqlite3.IntegrityError as error:
+            self._undo()
+            kind = VerdictKind.UNIQUE_CONFLICT if error.sqlite_errorname in _UNIQUE_ERRORS else VerdictKind.INTEGRITY
+            return Verdict(kind, str(error))
+        except BaseException:
+            if self.connection.in_transaction:
+                self._undo()
+            raise
+        self._cursor.execute("RELEASE raftlog_entry")
+        return APPLIED
+
+    def _undo(self) -> None:
+        self._cursor.execute("ROLLBACK TO raftlog_entry")
+        self._cursor.execute("RELEASE raftlog_entry")
+        self.schema.refresh()
+
+    def apply_alone(self, index: int, body: bytes | WriteSet) -> Verdict:
+        """Apply in a transaction of its own, applied index included: what an entry with schema statements needs,
+        since the pragma they ran under cannot be changed inside a transaction."""
+        write_set = decode_write_set(body) if isinstance(body, bytes) else body
+        (enforced,) = self._cursor.execute("PRAGMA foreign_keys").fetchone()
+        wanted = int(write_set.is_schema and not write_set.foreign_keys_off)
+        if enforced != wanted:
+            self._cursor.execute(f"PRAGMA foreign_keys = {wanted}")
+        try:
+            return self.in_transaction(index, lambda: self.apply(index, write_set))
+        finally:
+            if enforced != wanted:
+                self._cursor.execute(f"PRAGMA foreign_keys = {enforced}")
+
+    def in_transaction(self, index: int, apply: Callable[[], Verdict]) -> Verdict:
+        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            verdict = apply()
+            self.marks.set_position("applied", index)
+            self._cursor.execute("COMMIT /* raftlog */")
+        except BaseException:
+            if self.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            self.schema.forget()
+            raise
+        return verdict
+
+
+class _Entry:
+    """One entry on its way into the database."""
+
+    def __init__(self, applier: TransactionApplier, index: int, write_set: WriteSet) -> None:
+        self.index = index
+        self.write_set = write_set
+        self.schema = applier.schema
+        self.marks = applier.marks
+        self.cursor = applier._cursor
+        self.references = ForeignKeyCheck(applier.connection, applier.schema)
+        self.checks_references = not write_set.foreign_keys_off
+        # table -> what the entry adds to its fingerprint; keys it wrote
+        self.differences: dict[str, int] = {}
+        self.written: dict[str, set[tuple[Any, ...]]] = {}
+
+    def run(self) -> None:
+        self.certify()
+        definitions = self.schema.definitions() if self.write_set.is_schema else {}
+        for step in self.write_set.steps:
+            self.take(step)
+        if self.checks_references and (words := self.references.dangling()):
+            raise Refused(VerdictKind.CONFLICT, words)
+        self.record()
+        if self.write_set.is_schema:
+            self.record_schema(definitions)
+
+    # Certification by index
+
+    def certify(self) -> None:
+        write_set, base = self.write_set, self.write_set.base
+        if base >= self.index:
+            raise InvalidEntry(f"entry {self.index} says that it is based on entry {base}")
+        last_data, last_schema = self.marks.position("last_data"), self.marks.position("last_schema")
+        if max(last_data, last_schema) <= base:
+            return  # nothing has changed since its base
+        if write_set.is_schema:
+            raise Refused(VerdictKind.CONFLICT, f"rows or schema changed after entry {base}, on which it is based")
+        check_unchanged_since(
+            self.marks,
+            base,
+            write_set.read_tables,
+            [(self.write_set.tables[number][0], tuple(key)) for number, *key in write_set.read_rows]
+            + list(self._rows_to_write()),
+            {name for name, _ in write_set.tables},
+        )
+
+    def _rows_to_write(self) -> list[tuple[str, tuple[Any, ...]]]:
+        rows = []
+        for step in self.write_set.steps:
+            if isinstance(step, (Updates, Deletes)):
+                name, shape = self.shape(step.table)
+                width = len(shape.key)
+                rows += [(name, tuple(row[:width])) for row in step.rows if row[width]]
+        return rows
+
+    def shape(self, number: int) -> tuple[str, TableShape]:
+        name, digest = self.write_set.tables[number]
+        try:
+            shape = self.schema.table(name)
+        except KeyError:
+            raise Refused(VerdictKind.CONFLICT, f"table {name} is gone") from None
+        if shape.digest != digest:
+            raise Refused(VerdictKind.CONFLICT, f"table {name} has other columns than when the transaction ran")
+        return name, shape
+
+    # The steps
+
+    def take(self, step: Step) -> None:
+        if isinstance(step, Inserts):
+            self.insert(step)
+        elif isinstance(step, Updates):
+            self.update(step)
+        elif isinstance(step, Deletes):
+            self.delete(step)
+        elif isinstance(step, Statement):
+            self.statement(step)
+        else:
+            self.sequence(step)
+
+    def insert(self, step: Inserts) -> None:
+        name, shape = self.shape(step.table)
+        rows = step.rows
+        if len(rows) == 1:
+            self.cursor.execute(shape.insert(), rows[0])
+        else:
+            self.cursor.executemany(shape.insert(), rows)
+        keys = self.written.setdefault(name, set())
+        key_of = shape.key_of
+        keys.update(key_of(image) for image in rows)
+        self._fold(name, sum(map(row_number, rows)))
+        if shape.foreign_keys and self.checks_references:
+            for image in rows:
+                self.references.written(shape, image)
+
+    def update(self, step: Updates) -> None:
+        name, shape = self.shape(step.table)
+        width, changed = len(shape.key), step.columns
+        sql = shape.update_by_key(changed) if changed else ""
+        keys = self.written.setdefault(name, set())
+        refers = self.checks_references and not set(changed).isdisjoint(self._positions_in_references(shape))
+        difference = 0
+        for row in step.rows:
+            key, values = row[:width], row[width + 1 :]
+            old = self._old_image(shape, key, row[width])
+            keys.add(tuple(key))
+            if not changed:
+                continue
+            self.cursor.execute(sql, [*values, *key])
+            new = list(old)
+            for position, value in zip(changed, values, strict=True):
+                new[position] = value
+            keys.add(shape.key_of(new))
+            difference += row_number(new) - row_number(old)
+            if refers:
+                self.references.removed(shape, old, changed)
+                self.references.written(shape, new, changed)
+        if changed:
+            self._fold(name, difference)
+
+    def _positions_in_references(self, shape: TableShape) -> set[int]:
+        columns = {column for key in shape.foreign_keys for column in key.columns}
+        columns.update(column for key in self.references.referring_to(shape.name) for column in key.parent_columns)
+        return {shape.positions[column] for column in columns if column in shape.positions}
+
+    def delete(self, step: Deletes) -> None:
+        name, shape = self.shape(step.table)
+        width = len(shape.key)
+        keys = self.written.setdefault(name, set())
+        refers = self.checks_references and bool(self.references.referring_to(name))
+        doomed, difference = [], 0
+        for row in step.rows:
+            key = row[:width]
+            old = self._old_image(shape, key, row[width])
+            difference -= row_number(old)
+            doomed.append(key)
+            if refers:
+                self.references.removed(shape, old)
+        self.cursor.executemany(shape.delete_by_key(), doomed)
+        keys.update(map(tuple[Any, ...], doomed))
+        self._fold(name, difference)
+
+    def _old_image(self, shape: TableShape, key: list[Any], before: bytes) -> tuple[Any, ...]:
+        found = self.cursor.execute(shape.select_by_key(), key).fetchall()
+        if len(found) != 1:
+            raise Refused(VerdictKind.CONFLICT, f"row {key!r} of table {shape.name} is gone")
+        if before and row_hash(found[0]) != before:
+            raise Refused(VerdictKind.CONFLICT, f"row {key!r} of table {shape.name} is not as the transaction saw it")
+        image: tuple[Any, ...] = found[0]
+        return image
+
+    def statement(self, step: Statement) -> None:
+        if step.legacy_alter_table:
+            self.cursor.execute("PRAGMA legacy_alter_table = ON")
+        try:
+            self.cursor.execute(step.sql, step.parameters)
+        finally:
+            if step.legacy_alter_table:
+                self.cursor.execute("PRAGMA legacy_alter_table = OFF")
+        self.schema.forget()
+        self.references.forget()
+
+    def sequence(self, step: SequenceSet) -> None:
+        self.cursor.execute("DELETE FROM sqlite_sequence WHERE name = ?", (step.table,))
+        if step.value is not None:
+            self.cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (step.table, step.value))
+
+    # What later entries are certified by
+
+    def _fold(self, name: str, difference: int) -> None:
+        self.differences[name] = self.differences.get(name, 0) + difference
+
+    def record(self) -> None:
+        for name, difference in self.differences.items():
+            many = len(self.written[name]) > MAX_MARKED_ROWS
+            self.marks.fold(name, self.index, difference, all_rows=many)
+        slots = {
+            slot_of(name, key)
+            for name, keys in self.written.items()
+            if len(keys) <= MAX_MARKED_ROWS or name not in self.differences
+            for key in keys
+        }
+        self.marks.mark_slots(slots, self.index)
+        self.marks.set_position("last_data", self.index)
+
+    def record_schema(self, before: dict[str, str]) -> None:
+        """Mark each table whose definition an entry's statements changed, and count its rows anew."""
+        self.schema.refresh()
+        after = self.schema.definitions()
+        for name in sorted(before.keys() | after.keys()):
+            if before.get(name) == after.get(name):
+                continue
+            fingerprint = EMPTY
+            if name in self.schema.table_names():
+                fingerprint = scan_table(self.cursor.connection, self.schema.table(name))
+            self.marks.set_table(name, TableMarks(self.index, self.index, self.index, fingerprint))
+        self.marks.set_position("last_schema", self.index)
