@@ -120,6 +120,12 @@ class SimulatedDisk:
             inode.seen = bytearray(inode.durable)
         self._names = dict(self._durable_names)
 
+    def kill(self) -> None:
+        """End the process but not the machine: what was written is still in the page cache, and still not synced."""
+        self._epoch += 1
+        self._crash_at = 0
+        self._locks.clear()
+
     def _settle(self, inode: _Inode, keep: float) -> None:
         """Let each sector of each unsynced change reach the disk with probability `keep`."""
         rng = self.rng

@@ -1,0 +1,119 @@
+"""Known bugs of Raft implementations, to prove that the checks can fail: each is switched on by exchanging functions of
+the code under test, and for the tests' time only. Nothing in production code knows of them.
+
+    python -m raftlog.testing.mutations            names, what each breaks, the recorded first seed
+    python -m raftlog.testing.mutations --search   look for the first seed of each, and record it
+    python -m raftlog.testing.simulate --seeds 0-199 --mutation NAME
+
+`first_seeds.json` keeps, for each mutation, nodes and the first seed that finds it, and the invariant that fell: CI
+replays those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+Patch = tuple[Any, str, Any]  # object, attribute, what stands in for it
+FIRST_SEEDS: Final = Path(__file__).with_name("first_seeds.json")
+MAX_SEEDS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A bug. `patches()` imports what it changes, and gives the changes."""
+
+    name: str
+    bug: str
+    patches: Callable[[], list[Patch]]
+
+
+MUTATIONS: Final[dict[str, Mutation]] = {}
+
+
+def mutation(name: str, bug: str) -> Callable[[Callable[[], list[Patch]]], Callable[[], list[Patch]]]:
+    """Put a mutation into the registry."""
+
+    def register(patches: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
+        MUTATIONS[name] = Mutation(name, bug, patches)
+        return patches
+
+    return register
+
+
+@contextmanager
+def mutated(name: str) -> Iterator[None]:
+    """Switch one mutation on. Raises KeyError for a name that is none, AttributeError where the code has moved on."""
+    undo: list[Patch] = []
+    try:
+        for target, attribute, replacement in MUTATIONS[name].patches():
+            undo.append((target, attribute, getattr(target, attribute)))
+            setattr(target, attribute, replacement)
+        yield
+    finally:
+        for target, attribute, original in reversed(undo):
+            setattr(target, attribute, original)
+
+
+def recorded() -> dict[str, dict[str, Any]]:
+    """name -> {"seed", "nodes", "events", "invariant", "step"}, as the last search found them."""
+    found: dict[str, dict[str, Any]] = json.loads(FIRST_SEEDS.read_text(encoding="utf-8"))
+    return found
+
+
+def first_seed(name: str, max_seeds: int = MAX_SEEDS, nodes: int = 5, events: int = 2000) -> dict[str, Any] | None:
+    """The first seed whose simulation finds the mutation; None where none below `max_seeds` does."""
+    from raftlog.testing.simulation import Options, simulate
+
+    with mutated(name):
+        for seed in range(max_seeds):
+            report = simulate(Options(seed, nodes, events))
+            if report.violation:
+                return {
+                    "seed": seed,
+                    "nodes": nodes,
+                    "events": events,
+                    "invariant": report.invariant,
+                    "step": report.steps,
+                }
+    return None
+
+
+def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
+    """Exit code 1 where a search did not find a mutation."""
+    parser = argparse.ArgumentParser(prog="python -m raftlog.testing.mutations", description=__doc__.split("\n")[0])
+    parser.add_argument("--search", action="store_true", help=f"find and record the first seed of each, up to {MAX_SEEDS}")
+    parser.add_argument("names", nargs="*", help="only these")
+    options = parser.parse_args(arguments)
+    found = recorded() if FIRST_SEEDS.exists() else {}
+    missing = 0
+    for name in options.names or MUTATIONS:
+        if options.search:
+            result = first_seed(name)
+            found.pop(name, None)
+            if result is None:
+                missing += 1
+            else:
+                found[name] = result
+        entry = found.get(name)
+        where = f"seed {entry['seed']}, step {entry['step']}: {entry['invariant']}" if entry else "not found"
+        out.write(f"{name:34} {where:50} {MUTATIONS[name].bug}\n")
+        out.flush()
+    if options.search:
+        kept = {name: found[name] for name in MUTATIONS if name in found}
+        FIRST_SEEDS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return 1 if missing else 0
+
+
+from raftlog.testing import known_bugs  # noqa: E402, F401  fills the registry
+
+if __name__ == "__main__":
+    from raftlog.testing import mutations
+
+    sys.exit(mutations.main())

@@ -1,0 +1,73 @@
+"""What kind of world a seed gives: how bad network and disks are, which faults happen and how often."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from raftlog.consensus.settings import RaftSettings
+from raftlog.testing.network import NetworkProfile
+
+
+@dataclass(slots=True)
+class Profile:
+    """Drawn once a run. Times in seconds, sizes in bytes."""
+
+    settings: RaftSettings
+    network: NetworkProfile
+    segment_bytes: int
+    # Longest wait of the log-sync thread's disk, and of the state-machine thread, each time drawn below it.
+    sync_delay: float
+    apply_delay: float
+    clients: int
+    keys: int
+    # Share of operations that read through ReadIndex.
+    read_share: float
+    think_time: float
+    # Names of faults that happen in this run (raftlog.testing.faults), and after how many events one on average.
+    faults: list[str] = field(default_factory=list)
+    events_per_fault: float = 60.0
+    # Clocks run at rates between 1 - skew and 1 + skew.
+    clock_skew: float = 0.0
+
+    def describe(self) -> str:
+        return (
+            f"network {self.network}, segments of {self.segment_bytes} bytes, {self.clients} clients, "
+            f"faults {', '.join(self.faults) or 'none'} every {self.events_per_fault:.0f} events"
+        )
+
+
+def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
+    """A world at random: faults alone, a few together, or all at once."""
+    network = NetworkProfile(
+        drop=rng.choice((0.0, 0.0, 0.01, 0.05, 0.15)),
+        duplicate=rng.choice((0.0, 0.0, 0.02, 0.1)),
+        max_delay=rng.choice((0.002, 0.005, 0.02, 0.06)),
+        slow=rng.choice((0.0, 0.0, 0.01, 0.03)),
+        slow_delay=rng.choice((0.1, 0.6)),
+        ordered=rng.random() < 0.4,
+    )
+    settings = RaftSettings(
+        election_timeout=0.5,
+        heartbeat_interval=rng.choice((0.1, 0.15, 0.25)),
+        max_append_bytes=rng.choice((200, 1000, 256 * 1024)),
+        max_append_entries=rng.choice((2, 8, 8192)),
+        max_inflight_messages=rng.choice((1, 3, 64)),
+        max_window_bytes=rng.choice((300, 2000, 1 << 20)),
+        max_sync_bytes=rng.choice((150, 1000, 1 << 20)),
+    )
+    count = rng.choice((1, 2, 3, 5, len(fault_names)))
+    return Profile(
+        settings=settings,
+        network=network,
+        segment_bytes=rng.choice((4096, 8192, 16384)),
+        sync_delay=rng.choice((0.001, 0.005, 0.03, 0.1)),
+        apply_delay=rng.choice((0.0005, 0.01, 0.1)),
+        clients=rng.choice((2, 3, 4, 6)),
+        keys=rng.choice((1, 3, 6)),
+        read_share=rng.choice((0.1, 0.3, 0.6)),
+        think_time=rng.choice((0.01, 0.05, 0.2)),
+        faults=sorted(rng.sample(fault_names, min(count, len(fault_names)))),
+        events_per_fault=rng.choice((25.0, 50.0, 100.0, 200.0)),
+        clock_skew=rng.choice((0.0, 0.0, 0.05, 0.2)),
+    )

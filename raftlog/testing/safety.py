@@ -1,0 +1,291 @@
+"""What must hold after every step of a simulated cluster, checked for the cost of what the step changed.
+
+Figure 3 of the paper, and what our storage promises:
+
+1. Election Safety: at most one leader can be elected in a given term.
+2. Leader Append-Only: a leader never overwrites or deletes entries in its log.
+3. Log Matching: if two logs contain an entry with the same index and term, they are identical up to it.
+4. Leader Completeness: an entry committed in a term is in the logs of the leaders of all later terms.
+5. State Machine Safety: no two servers apply different entries at one index; nor differ in the answer.
+6. Commitment: what a leader counts as committed is durable in the logs of a majority at that moment.
+   And its own term's entries only: older ones are committed with them (§5.4.2).
+7. Within a life of a node, commit index and applied index never go back, nor pass what its log holds.
+8. Over crashes, the current term never goes back, a vote given is never changed, and entries that the node
+   called durable are still there.
+9. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
+
+Every other log is looked at only where a node's own changed: by Log Matching, an entry that agrees with the
+registered one of that index and term, and with the term before it, agrees in its whole history.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from raftlog.consensus.state import Role
+
+if TYPE_CHECKING:
+    from raftlog.consensus.raft import Raft
+
+
+class Violation(AssertionError):
+    """An invariant fell. `invariant` is its short name."""
+
+    def __init__(self, invariant: str, text: str) -> None:
+        self.invariant = invariant
+        self.text = text
+        self.html = ""
+        super().__init__(f"{invariant}: {text}")
+
+
+class Seen:
+    """What is known of one node, over its whole time."""
+
+    __slots__ = (
+        "applied_index",
+        "checked_index",
+        "commit_index",
+        "current_term",
+        "durable",
+        "generation",
+        "last_index",
+        "led_term",
+        "voted_for",
+    )
+
+    def __init__(self) -> None:
+        self.current_term = 0
+        self.voted_for = ""
+        self.commit_index = 0
+        self.applied_index = 0
+        # The log as it was at the last check.
+        self.generation = 0
+        self.last_index = 0
+        self.checked_index = 0
+        self.led_term = 0
+        # Durable end of the log, as the node itself calls it: (index, term).
+        self.durable = (0, 0)
+
+
+class Safety:
+    """Incremental checks over all nodes of one cluster."""
+
+    def __init__(self, node_ids: list[str]) -> None:
+        self.seen = {node_id: Seen() for node_id in node_ids}
+        # Durable ends of logs that were lost with their disks.
+        self.gone: dict[str, tuple[int, int]] = {}
+        self.leaders: dict[int, str] = {}
+        # (index, term) -> (term of the entry before, payload)
+        self.entries: dict[tuple[int, int], tuple[int, bytes]] = {}
+        # index - 1 -> term of the committed entry; and the term in which it was first known to be committed.
+        self.committed: list[int] = []
+        self.committed_in: list[int] = []
+        # index -> (term, payload), and answers by index
+        self.applied: dict[int, tuple[int, bytes]] = {}
+        self.answers: dict[int, tuple[int, bytes]] = {}
+
+    # After every step of a node
+
+    def check_node(self, raft: Raft) -> None:
+        """`raft` has just done something, and has saved its hard state."""
+        seen = self.seen[raft.node_id]
+        log = raft.log
+        if raft.current_term != seen.current_term or raft.voted_for != seen.voted_for:
+            self._check_hard_state(raft, seen)
+        if raft.role is Role.LEADER:
+            self._check_leader(raft, seen)
+        else:
+            seen.led_term = 0
+        if log.generation != seen.generation or log.last_index != seen.last_index:
+            self._check_entries(raft, seen)
+        if raft.commit_index != seen.commit_index:
+            self._check_commit(raft, seen)
+        if raft.last_applied != seen.applied_index:
+            self._check_applied(raft, seen)
+        stable = log.stable_index
+        if stable != seen.durable[0] or log.generation != seen.generation:
+            seen.durable = (stable, log.term_at(stable))
+        seen.generation, seen.last_index = log.generation, log.last_index
+
+    def _check_hard_state(self, raft: Raft, seen: Seen) -> None:
+        if raft.unsaved_hard_state is not None:
+            raise Violation("hard state first", f"{raft.node_id} went on with {raft.unsaved_hard_state} unsaved")
+        if raft.current_term < seen.current_term:
+            raise Violation("term never goes back", f"{raft.node_id} from {seen.current_term} to {raft.current_term}")
+        if raft.current_term == seen.current_term and seen.voted_for and raft.voted_for != seen.voted_for:
+            raise Violation(
+                "one vote a term",
+                f"{raft.node_id} voted for {seen.voted_for} and then {raft.voted_for!r} in term {raft.current_term}",
+            )
+        seen.current_term, seen.voted_for = raft.current_term, raft.voted_for
+
+    def _check_leader(self, raft: Raft, seen: Seen) -> None:
+        term = raft.current_term
+        if seen.led_term == term:
+            if raft.log.generation != seen.generation or raft.log.last_index < seen.last_index:
+                raise Violation("leader append-only", f"{raft.node_id} removed entries while it led term {term}")
+            return
+        other = self.leaders.setdefault(term, raft.node_id)
+        if other != raft.node_id:
+            raise Violation("election safety", f"{other} and {raft.node_id} both lead term {term}")
+        seen.led_term = term
+        index = self._committed_before(term)
+        if index and not (raft.log.last_index >= index and raft.log.term_at(index) == self.committed[index - 1]):
+            raise Violation(
+                "leader completeness",
+                f"{raft.node_id} leads term {term} without entry {index} of term {self.committed[index - 1]}, which was "
+                f"committed in term {self.committed_in[index - 1]}",
+            )
+
+    def _committed_before(self, term: int) -> int:
+        """Highest index known to be committed in an earlier term than `term`."""
+        index = len(self.committed)
+        while index and self.committed_in[index - 1] >= term:
+            index -= 1
+        return index
+
+    def _check_entries(self, raft: Raft, seen: Seen) -> None:
+        log = raft.log
+        first = seen.checked_index + 1
+        if log.generation != seen.generation:
+            first = min(first, seen.commit_index + 1)
+            if log.last_index < seen.commit_index:
+                raise Violation("committed entries stay", f"{raft.node_id} cut its log to {log.last_index}")
+        first = max(first, log.window_first)
+        if log.last_index >= first:
+            batch = log.slice(first, log.last_index, 1 << 60)
+            if batch is not None:
+                self._check_batch(raft, batch, log.term_at(first - 1))
+        seen.checked_index = log.last_index
+
+    def _check_batch(self, raft: Raft, batch: Any, before: int) -> None:
+        entries, index, position = self.entries, batch.first_index, 0
+        for run in batch.runs:
+            for _ in range(run.count):
+                mine = (before, batch.payloads[position])
+                known = entries.setdefault((index, run.term), mine)
+                if known is not mine and known != mine:
+                    raise Violation("log matching", f"{raft.node_id} has another entry {index} of term {run.term}")
+                before, index, position = run.term, index + 1, position + 1
+
+    def _check_commit(self, raft: Raft, seen: Seen) -> None:
+        log, commit_index = raft.log, raft.commit_index
+        if commit_index < seen.commit_index:
+            raise Violation(
+                "commit index never goes back", f"{raft.node_id} from {seen.commit_index} to {commit_index}"
+            )
+        if commit_index > log.last_index:
+            raise Violation(
+                "commit index is in the log", f"{raft.node_id} commits {commit_index}, its log ends at {log.last_index}"
+            )
+        known = len(self.committed)
+        for index in range(seen.commit_index + 1, commit_index + 1):
+            term = log.term_at(index)
+            if index > known:
+                self.committed.append(term)
+                self.committed_in.append(raft.current_term)
+            elif self.committed[index - 1] != term:
+                raise Violation(
+                    "state machine safety",
+                    f"{raft.node_id} commits entry {index} of term {term}, another server committed one of term "
+                    f"{self.committed[index - 1]} there",
+                )
+        seen.commit_index = commit_index
+        if raft.role is Role.LEADER and commit_index > known:
+            self._check_majority(raft, commit_index)
+
+    def _check_majority(self, raft: Raft, index: int) -> None:
+        term = raft.log.term_at(index)
+        if term != raft.current_term:
+            raise Violation(
+                "commit rule", f"{raft.node_id}, leader of term {raft.current_term}, commits entry {index} of term {term}"
+            )
+        for part in (raft.configuration.voters, raft.configuration.outgoing):
+            holders = [node_id for node_id in part if self._holds(node_id, raft, index, term)]
+            if part and len(holders) * 2 <= len(part):
+                raise Violation(
+                    "commitment",
+                    f"{raft.node_id} commits entry {index} of term {term} in term {raft.current_term}, durable only on "
+                    f"{holders} of {list(part)}",
+                )
+
+    def _holds(self, node_id: str, raft: Raft, index: int, term: int) -> bool:
+        if node_id == raft.node_id:
+            return raft.log.stable_index >= index
+        durable = self.gone.get(node_id, self.seen[node_id].durable)
+        return self._reaches(durable, index, term)
+
+    def _reaches(self, durable: tuple[int, int], index: int, term: int) -> bool:
+        durable_index, durable_term = durable
+        if durable_index < index:
+            return False
+        # By Log Matching: the logs agree up to the last entry that they share; go back to it by terms.
+        while durable_index > index and durable_term > term:
+            durable_index, durable_term = durable_index - 1, self.entries[(durable_index, durable_term)][0]
+        return durable_term == term
+
+    def _check_applied(self, raft: Raft, seen: Seen) -> None:
+        if raft.last_applied < seen.applied_index:
+            raise Violation("applied index never goes back", f"{raft.node_id}")
+        if raft.last_applied > min(raft.commit_index, raft.log.stable_index):
+            raise Violation(
+                "applied is committed and durable here",
+                f"{raft.node_id} applied {raft.last_applied}, committed {raft.commit_index}, durable {raft.log.stable_index}",
+            )
+        seen.applied_index = raft.last_applied
+
+    # From the state machines
+
+    def entry_applied(self, node_id: str, index: int, term: int, payload: bytes) -> None:
+        known = self.applied.setdefault(index, (term, payload))
+        if known != (term, payload):
+            raise Violation("state machine safety", f"{node_id} applies another entry {index}, of term {term}")
+
+    def answered(self, node_id: str, index: int, status: int, result: bytes) -> None:
+        known = self.answers.setdefault(index, (status, result))
+        if known != (status, result):
+            raise Violation("machines agree", f"{node_id} answers entry {index} with {result!r}, another with {known[1]!r}")
+
+    # Over restarts
+
+    def crashed(self, raft: Raft) -> None:
+        """`raft` is no more, maybe in the middle of a step: what it had called durable by then must survive."""
+        stable = raft.log.stable_index
+        self.seen[raft.node_id].durable = (stable, raft.log.term_at(stable))
+
+    def check_restart(self, raft: Raft, machine_index: int, machine_term: int) -> None:
+        """`raft` was just built from what its disk holds."""
+        node_id, log = raft.node_id, raft.log
+        seen = self.seen[node_id]
+        if raft.current_term < seen.current_term:
+            raise Violation("term never goes back", f"{node_id} restarts in {raft.current_term}, was in {seen.current_term}")
+        if raft.current_term == seen.current_term and seen.voted_for and raft.voted_for != seen.voted_for:
+            raise Violation(
+                "one vote a term",
+                f"{node_id} voted for {seen.voted_for} in term {seen.current_term}, and knows {raft.voted_for!r} after a restart",
+            )
+        index, term = seen.durable
+        if index > log.last_index or log.term_at(index) != term:
+            raise Violation(
+                "durable entries survive",
+                f"{node_id} had entry {index} of term {term} durable; after a restart its log ends at {log.last_index}",
+            )
+        if machine_index > log.last_index or (machine_index and log.term_at(machine_index) != machine_term):
+            raise Violation(
+                "applied is durable here",
+                f"{node_id} applied entry {machine_index} of term {machine_term}, which its own log does not hold",
+            )
+        self.seen[node_id] = fresh = Seen()
+        fresh.current_term, fresh.voted_for = raft.current_term, raft.voted_for
+        fresh.commit_index = fresh.applied_index = machine_index
+        fresh.durable = (log.last_index, log.last_term)
+        fresh.last_index = fresh.checked_index = log.last_index
+
+    def forget(self, node_id: str) -> None:
+        """Its disk was emptied: it is another server now (rule 4 of the design).
+
+        What it acknowledged before still counts: it votes no more, so every majority that can elect still has a
+        server among them that holds it.
+        """
+        self.gone[node_id] = self.seen[node_id].durable
+        self.seen[node_id] = Seen()

@@ -1,0 +1,531 @@
+"""One node of a simulated cluster: the real core, ConsensusState and storage, driven by events instead of threads.
+
+What the runtime's threads do, in the same order and under the same rules, as calls that return:
+
+| thread | here |
+| --- | --- |
+| service | `deliver()` of a request; an AppendEntries waits while the log's writer is busy (rule 6) |
+| reader of a peer's connection | `deliver()` of an answer |
+| peer | `_pump()`: next_message() until there is none, entries not in memory read from disk |
+| log-sync | `_begin_log_write()` takes; `_end_log_write()` writes and syncs, a while later |
+| state machine | `_apply()`, a while after its condition was notified |
+| election timer, step-down timer | `_wake()` |
+
+A crash may come between any two of these, and inside any call of the disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from raftlog.consensus.configuration import decode_configuration
+from raftlog.consensus.events import Event
+from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
+from raftlog.consensus.messages import (
+    AppendEntries,
+    ReadIndexRequest,
+    RequestVote,
+    TimeoutNow,
+)
+from raftlog.consensus.raft import Raft
+from raftlog.consensus.settings import RaftSettings
+from raftlog.exceptions import DiskFull, LogTruncated, StorageError, StorageFailed
+from raftlog.runtime.consensus_state import ConsensusState, _calls, _read_calls, run
+from raftlog.runtime.election_timer import count_arrivals
+from raftlog.runtime.monitor import Monitor, MonitorCondition
+from raftlog.runtime.ports import ForwardProposals, PeerMessage
+from raftlog.runtime.proposals import Done
+from raftlog.runtime.reads import ReadDone
+from raftlog.storage import Storage, open_storage
+from raftlog.storage.interface import LogStore
+from raftlog.testing.disk import Crashed, SimulatedDisk
+from raftlog.testing.kv_machine import KeyValueMachine
+from raftlog.testing.safety import Violation
+
+if TYPE_CHECKING:
+    from raftlog.testing.simulation import Simulation
+
+INFINITY: Final = float("inf")
+MAX_MESSAGES: Final = 16  # pulled for one peer at once
+MAX_APPLY_BYTES: Final = 4096
+DISK_FULL_RETRY: Final = 0.25  # seconds
+REQUESTS: Final = (AppendEntries, RequestVote, ReadIndexRequest, TimeoutNow, ForwardProposals)
+DIRECTORY: Final = "/node"
+
+
+class WouldWait(AssertionError):
+    """A thread would wait here. The simulation sees to it that none has to."""
+
+
+class SimulatedCondition(MonitorCondition):
+    """Remembers that it was notified."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.notified = False
+
+    def wait_until(self, deadline: float) -> None:
+        raise WouldWait
+
+    def notify(self) -> None:
+        self.notified = True
+
+    def take(self) -> bool:
+        notified, self.notified = self.notified, False
+        return notified
+
+
+class SimulatedMonitor(Monitor):
+    """A monitor for one thread; entering it twice is an error, as with the real one."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self._is_held = False
+
+    def __enter__(self) -> Monitor:
+        if self._is_held:
+            raise AssertionError("the monitor is entered twice")
+        self._is_held = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_held = False
+
+    def condition(self) -> MonitorCondition:
+        return SimulatedCondition(self)
+
+    def assert_held(self) -> None:
+        if not self._is_held:
+            raise AssertionError("the monitor is not held")
+
+
+class SimulatedState(ConsensusState):
+    """ConsensusState whose wall clock is the simulation's."""
+
+    wall_microseconds: Callable[[], int]
+
+    def _log_time(self, now: float) -> int:
+        raft = self.raft
+        return self._log_clock.read(raft.current_term, raft.log.last_log_time, now, self.wall_microseconds())
+
+
+class NodeClock:
+    """A monotonic clock that runs at its own rate, and may jump forward."""
+
+    def __init__(self, offset: float, rate: float) -> None:
+        self.rate = rate
+        self._local = offset
+        self._virtual = 0.0
+
+    def local(self, virtual: float) -> float:
+        return self._local + (virtual - self._virtual) * self.rate
+
+    def delay_until(self, deadline: float, virtual: float) -> float:
+        """Virtual seconds until this clock shows `deadline`."""
+        return max(0.0, (deadline - self.local(virtual)) / self.rate)
+
+    def change(self, virtual: float, *, rate: float | None = None, jump: float = 0.0) -> None:
+        self._local, self._virtual = self.local(virtual) + jump, virtual
+        if rate is not None:
+            self.rate = rate
+
+
+def load_log(store: LogStore, max_window_bytes: int) -> RaftLog:
+    """The core's view of the log on disk."""
+    indices = store.configuration_indices()
+    configurations = [(i, decode_configuration(store.read(i, i, 1).payloads[0])) for i in indices]
+    is_empty = store.last_index < store.first_index
+    last_log_time = 0 if is_empty else store.read(store.last_index, store.last_index, 1).runs[-1].log_time
+    return RaftLog(
+        first_index=store.first_index,
+        last_index=store.last_index,
+        term_runs=store.term_runs(),
+        configurations=configurations,
+        last_log_time=last_log_time,
+        max_window_bytes=max_window_bytes,
+    )
+
+
+class SimulatedNode:
+    """One server. It is down, or up; up, it may be paused or busy with its disk."""
+
+    # What mutations exchange (raftlog.testing.mutations).
+    raft_class: type[Raft] = Raft
+    state_class: type[SimulatedState] = SimulatedState
+
+    def __init__(self, simulation: Simulation, node_id: str, rng: random.Random) -> None:
+        self.simulation = simulation
+        self.node_id = node_id
+        self.rng = rng
+        self.disk = SimulatedDisk(rng)
+        self.machine = KeyValueMachine()
+        self.clock = NodeClock(rng.uniform(1, 1000), 1.0)
+        self.wall_error = 0.0  # seconds by which this node's wall clock is wrong
+        self.is_up = False
+        self.is_wiped = False
+        self.lives = 0  # raised by each start and each crash: events of an earlier life are void
+        self.paused_until = 0.0
+        self.busy_until = 0.0
+        self.peers = [other for other in simulation.node_ids if other != node_id]
+        self.raft: Raft
+        self.state: SimulatedState
+        self.storage: Storage
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._inbox_scheduled = False
+        self._waiting_for_writer: deque[PeerMessage] = deque()
+        self._wake_at = INFINITY
+        self._wake_number = 0
+        self._apply_scheduled = False
+
+    # Life
+
+    def start(self) -> None:
+        """Start the process on what the disk holds."""
+        self.lives += 1
+        simulation = self.simulation
+        try:
+            self._open()
+        except Crashed:
+            self._end("power lost at start-up")
+            return
+        except (StorageFailed, DiskFull) as error:
+            self._end(f"storage failed at start-up: {error}")
+            return
+        except StorageError as error:
+            raise Violation("a disk that only lost unsynced data is accepted", f"{self.node_id}: {error}") from error
+        self.is_up = True
+        simulation.trace("start", self.node_id, self.raft.log.last_index)
+        simulation.safety.check_restart(self.raft, self.machine.last_applied, self.machine.last_applied_term)
+        self.act(lambda: run(self._settle()))
+
+    def _open(self) -> None:
+        simulation = self.simulation
+        profile = simulation.profile
+        self.disk.waited = 0.0
+        self.storage = open_storage(
+            DIRECTORY,
+            node_id=self.node_id,
+            new_incarnation=self.rng.randbytes(16).hex(),
+            segment_bytes=profile.segment_bytes,
+            filesystem=self.disk,
+        )
+        now = self.local_now()
+        self.raft = self.raft_class(
+            node_id=self.node_id,
+            incarnation=self.storage.metadata.incarnation,
+            settings=profile.settings,
+            log=load_log(self.storage.log, profile.settings.max_window_bytes),
+            hard_state=self.storage.hard_state.load(),
+            rng=random.Random(self.rng.getrandbits(64)),
+            now=now,
+            first_members=simulation.first_members,
+            new_cluster_id=self.rng.randbytes(16).hex(),
+            last_applied=self.machine.last_applied,
+        )
+        self.state = self.state_class(
+            self.raft,
+            self.storage.log,
+            self.storage.hard_state,
+            SimulatedMonitor(self.local_now),
+            max_waiting_proposals=64,
+            election_timeout=profile.settings.election_timeout,
+            on_event=self._on_event,
+        )
+        self.state.wall_microseconds = self._wall_microseconds
+        self.state.peer_work = {peer: self.state.monitor.condition() for peer in self.peers}
+        self.machine.on_entry = self._on_entry
+        self._inbox.clear()
+        self._waiting_for_writer.clear()
+        self._inbox_scheduled = self._apply_scheduled = False
+        self._wake_at = INFINITY
+        self.paused_until = self.busy_until = 0.0
+
+    def crash(self, *, power: bool) -> None:
+        """End the process at once; with `power`, the disk loses what was not synced, and the database its last commits."""
+        if self.is_up:
+            self.simulation.safety.crashed(self.raft)
+        self._end("power lost" if power else "killed", power=power)
+
+    def _end(self, reason: str, *, power: bool = True) -> None:
+        self.simulation.trace("down", self.node_id, reason)
+        self.is_up = False
+        self.lives += 1
+        if power:
+            self.disk.crash()
+            self.machine.lose_power(self.rng)
+        else:
+            self.disk.kill()
+        self.simulation.node_ended(self, power)
+
+    def wipe(self) -> None:
+        """The machine came back with an empty disk, under its old name (rule 4 of the design)."""
+        self.disk = SimulatedDisk(self.rng)
+        self.machine = KeyValueMachine()
+        self.is_wiped = True
+        self.simulation.safety.forget(self.node_id)
+
+    def act(self, action: Callable[[], None]) -> None:
+        """Do something in this node's process, and what follows from it; power may be lost on the way."""
+        try:
+            action()
+            self._after()
+        except Crashed:
+            self.crash(power=True)
+        except StorageFailed as error:
+            # The process stops; what its disk holds is unknown, as after a power failure.
+            self.simulation.trace("storage failed", self.node_id, str(error))
+            self.crash(power=True)
+
+    # Time
+
+    def local_now(self) -> float:
+        return self.clock.local(self.simulation.now)
+
+    def _wall_microseconds(self) -> int:
+        return int((1_700_000_000 + self.simulation.now + self.wall_error) * 1_000_000)
+
+    @property
+    def is_blocked(self) -> bool:
+        return max(self.paused_until, self.busy_until) > self.simulation.now
+
+    def pause(self, seconds: float) -> None:
+        self.paused_until = max(self.paused_until, self.simulation.now + seconds)
+        self.simulation.trace("pause", self.node_id, round(seconds, 3))
+
+    def _when_free(self, action: Callable[[], None]) -> None:
+        """Do it now, or once the process runs again and is out of the monitor."""
+        if self.is_blocked or self._inbox:
+            self._inbox.append(action)
+            self._schedule_inbox()
+        else:
+            self.act(action)
+
+    def _schedule_inbox(self) -> None:
+        if not self._inbox_scheduled:
+            self._inbox_scheduled = True
+            free_at = max(self.paused_until, self.busy_until)
+            self._later(free_at - self.simulation.now, self._run_inbox)
+
+    def _run_inbox(self) -> None:
+        self._inbox_scheduled = False
+        while self._inbox and not self.is_blocked and self.is_up:
+            self.act(self._inbox.popleft())
+        if self._inbox and self.is_up:
+            self._schedule_inbox()
+
+    def _later(self, delay: float, action: Callable[[], None]) -> None:
+        """In this life of the process only."""
+        self.simulation.schedule(max(delay, 0.0), self._in_this_life, (self.lives, action))
+
+    def _in_this_life(self, what: tuple[int, Callable[[], None]]) -> None:
+        life, action = what
+        if life == self.lives and self.is_up:
+            action()
+
+    # Inbound
+
+    def deliver(self, message: PeerMessage) -> None:
+        """A frame of a peer arrived."""
+        if not self.is_up:
+            return
+        if self.simulation.now >= self.paused_until:
+            self.state.arrivals[message.sender] = self.local_now()
+        self._when_free(lambda: self._receive(message))
+
+    def _receive(self, message: PeerMessage) -> None:
+        state = self.state
+        if not isinstance(message, REQUESTS):
+            state.handle_answers(message.sender, (message,))
+            return
+        if state.log_writer_busy and (isinstance(message, AppendEntries) or self._waits(message.sender)):
+            self._waiting_for_writer.append(message)
+            return
+        state.handle_requests(message.sender, [message], self._reply)
+
+    def _waits(self, sender: str) -> bool:
+        return any(message.sender == sender for message in self._waiting_for_writer)
+
+    def _reply(self, message: PeerMessage) -> None:
+        self.simulation.network.send(message, self.disk.waited)
+
+    def propose(self, payload: bytes, timeout: float, done: Done) -> None:
+        """A caller on this host; `timeout` in seconds of this node's clock."""
+        self._when_free(lambda: self.state.propose([([payload], self.local_now() + timeout, done)]))
+
+    def read(self, timeout: float, done: ReadDone) -> None:
+        self._when_free(lambda: self.state.read(self.local_now() + timeout, done))
+
+    def connection_lost(self, peer: str) -> None:
+        """As PeerThread._on_close and Service.peer_disconnected."""
+        if self.is_up:
+            self._when_free(lambda: self._connection_lost(peer))
+
+    def _connection_lost(self, peer: str) -> None:
+        state = self.state
+        with state.monitor:
+            now = state.monitor.monotonic()
+            state.raft.peer_reset(peer)
+            state.proposals.peer_lost(peer, now)
+            if state.raft.leader_id == peer:
+                state.raft.suspect_leader(peer, now)
+            afterwards = state.settle(now, wake=(peer,))
+        run(afterwards)
+
+    def transfer_leadership(self, to: str) -> None:
+        self._when_free(lambda: self._transfer_leadership(to))
+
+    def _transfer_leadership(self, to: str) -> None:
+        state = self.state
+        with state.monitor:
+            now = state.monitor.monotonic()
+            if state.raft.leader_id == self.node_id and to in state.raft.progress:
+                state.raft.transfer_leadership(to, now)
+            afterwards = state.settle(now, wake=state.peer_work)
+        run(afterwards)
+
+    # After every step: what the notified threads do
+
+    def _settle(self) -> list[Callable[[], None]]:
+        with self.state.monitor:
+            return self.state.settle(self.state.monitor.monotonic(), wake=self.peers)
+
+    def _after(self) -> None:
+        state = self.state
+        self.simulation.safety.check_node(self.raft)
+        if state.log_sync_work.notified and not state.log_writer_busy:  # type: ignore[attr-defined]
+            self._begin_log_write()
+        if state.apply_work.take() and not self._apply_scheduled:  # type: ignore[attr-defined]
+            self._apply_scheduled = True
+            self._later(self.simulation.profile.apply_delay * self.rng.random(), lambda: self._when_free(self._apply))
+        for peer, condition in state.peer_work.items():
+            if condition.take():  # type: ignore[attr-defined]
+                self._pump(peer)
+        if self.disk.waited:
+            self.busy_until = max(self.busy_until, self.simulation.now + self.disk.waited)
+            self.disk.waited = 0.0
+        self._set_wake()
+
+    def _pump(self, peer: str) -> None:
+        """A peer thread: everything there is for `peer`."""
+        raft, send, waited = self.raft, self.simulation.network.send, self.disk.waited
+        now = self.local_now()
+        for _ in range(MAX_MESSAGES):
+            message = raft.next_message(peer, now)
+            if isinstance(message, FetchEntries):
+                message = self._fetch(message)
+                if message is None:
+                    return
+            if message is None:
+                break
+            send(message, waited)
+        forward = self.state.proposals.take_forward(peer)
+        if forward is not None:
+            send(forward, waited)
+
+    def _fetch(self, fetch: FetchEntries) -> AppendEntries | None:
+        try:
+            batch = self.state.log_store.read(fetch.first_index, fetch.last_index, fetch.max_bytes)
+        except LogTruncated:
+            return None
+        self.simulation.count("fetched from disk")
+        return self.raft.fetched(fetch, batch, self.local_now())
+
+    # The log-sync thread
+
+    def _begin_log_write(self) -> None:
+        """Take what is unsynced; it is written and synced after a while, and until then the log has no other writer."""
+        state = self.state
+        state.log_sync_work.take()  # type: ignore[attr-defined]
+        work = state.take_log_work(self.local_now())
+        if work is not None:
+            state.log_writer_busy = True
+            delay = self.simulation.profile.sync_delay * self.rng.random() + self.disk.latency
+            self._later(delay, lambda: self._when_free(lambda: self._end_log_write(work)))
+
+    def _end_log_write(self, work: UnstableEntries) -> None:
+        state = self.state
+        waited = self.disk.waited
+        succeeded = state.write(work)
+        self.disk.waited = waited  # it has passed already, outside the monitor
+        with state.monitor:
+            state.log_writer_busy = False
+            state.written(work, succeeded)
+            afterwards = state.settle(state.monitor.monotonic())
+        if not succeeded:
+            state.log_sync_work.take()  # type: ignore[attr-defined]
+            self.simulation.count("disk full")
+            self._later(DISK_FULL_RETRY, lambda: self._when_free(state.log_sync_work.notify))
+        run(afterwards)
+        while self._waiting_for_writer and not state.log_writer_busy:
+            message = self._waiting_for_writer.popleft()
+            state.handle_requests(message.sender, [message], self._reply)
+
+    # The state-machine thread
+
+    def _apply(self) -> None:
+        self._apply_scheduled = False
+        raft, machine = self.raft, self.machine
+        first_index = raft.last_applied + 1
+        last_index = min(raft.commit_index, raft.log.stable_index)
+        if last_index < first_index:
+            return
+        batch = raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
+        if batch is None:
+            batch = self.state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
+        outcomes = machine.apply(batch)
+        for outcome in outcomes:
+            self.simulation.safety.answered(self.node_id, outcome.index, outcome.status, outcome.result)
+        self.state.applied(batch.last_index, outcomes)
+        if batch.last_index < last_index:
+            self.state.apply_work.notify()
+
+    def _on_entry(self, index: int, term: int, payload: bytes) -> None:
+        self.simulation.safety.entry_applied(self.node_id, index, term, payload)
+
+    def _on_event(self, event: Event) -> None:
+        self.simulation.trace("event", self.node_id, event)
+        self.simulation.count(type(event).__name__)
+
+    # The timers
+
+    def _set_wake(self) -> None:
+        raft, state = self.raft, self.state
+        deadline = min(raft.election_deadline, state.step_down_deadline)
+        for peer in self.peers:
+            deadline = min(deadline, raft.next_deadline(peer))
+        if deadline == INFINITY:
+            return
+        at = self.simulation.now + self.clock.delay_until(deadline, self.simulation.now)
+        if at < self._wake_at - 1e-9 or self._wake_at < self.simulation.now:
+            self._wake_at = at
+            self._wake_number += 1
+            number = self._wake_number
+            self._later(at - self.simulation.now + 1e-7, lambda: self._woken(number))
+
+    def _woken(self, number: int) -> None:
+        if number == self._wake_number:
+            self._wake_at = INFINITY
+            self._when_free(self._wake)
+
+    def _wake(self) -> None:
+        state, raft = self.state, self.raft
+        afterwards: list[Callable[[], None]] = []
+        with state.monitor:
+            count_arrivals(state)
+            now = state.monitor.monotonic()
+            if now >= min(raft.election_deadline, raft.quorum_deadline):
+                raft.tick(now)
+                afterwards = state.settle(now, wake=state.peer_work)
+            if now >= state.step_down_deadline:
+                afterwards += _calls(state.proposals.expire(now)) + _read_calls(state.reads.expire(now))
+                afterwards += state.settle(now, wake=state.peer_work)
+        run(afterwards)
+        for peer in self.peers:
+            if raft.next_deadline(peer) <= now:
+                state.peer_work[peer].notify()
