@@ -161,6 +161,7 @@ class Scenario:
             clock.sleep(POLL_INTERVAL)
 
     def _look(self) -> dict[str, Any]:
+        self.cluster.refuse_dead()
         statuses = self.cluster.statuses()
         self.story.show(statuses, self.down, self.ledger.acknowledged_count)
         return statuses

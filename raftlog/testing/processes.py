@@ -37,7 +37,7 @@ POLL_INTERVAL = 0.02  # seconds between two looks at a node's status
 STATUS_TIMEOUT = 1.0  # seconds
 
 # Runs before the node does: asks the kernel for SIGKILL when the parent's thread dies, then becomes the node.
-_LAUNCHER = """
+LAUNCHER = """
 import ctypes, os, signal, sys
 parent, *command = sys.argv[1:]
 try:
@@ -105,6 +105,8 @@ class NodeProcess:
         }
         self.process: subprocess.Popen[bytes] | None = None
         self.is_paused = False
+        # Whether it was started and has not been told to end: then an end is a failure.
+        self._should_run = False
         self._client: NodeClient | None = None
 
     def __repr__(self) -> str:
@@ -146,7 +148,7 @@ class NodeProcess:
         if self.is_running:
             raise RaftlogError(f"{self.node_id} is running already (pid {self.pid})")
         self.directory.mkdir(parents=True, exist_ok=True)
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
+        launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid())]
         with self.log_file.open("ab") as output:
             # A session of its own: Ctrl-C in the terminal is this process's to handle, not each node's.
             self.process = subprocess.Popen(
@@ -158,8 +160,16 @@ class NodeProcess:
                 start_new_session=True,
             )
         self.is_paused = False
+        self._should_run = True
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended though nobody here told it to."""
+        return self._should_run and not self.is_running
 
     def send_signal(self, number: int) -> None:
+        if number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            self._should_run = False
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -251,7 +261,9 @@ class ProcessCluster:
         self.nodes: dict[str, NodeProcess] = {}
         for name in names:
             folder = directory / name
-            raw = {**shared, "NODE_ID": name, "DATA_DIR": str(folder / "raft")} | dict((node_options or {}).get(name, {}))
+            raw = {**shared, "NODE_ID": name, "DATA_DIR": str(folder / "raft")} | dict(
+                (node_options or {}).get(name, {})
+            )
             self.nodes[name] = NodeProcess(raw, folder, command, variables)
         atexit.register(self.kill_all)
 
@@ -318,6 +330,11 @@ class ProcessCluster:
     def statuses(self) -> dict[str, dict[str, Any] | None]:
         return {node.node_id: node.status() for node in self}
 
+    def refuse_dead(self) -> None:
+        """Raises ProcessTimeout at once where a node ended by itself, instead of waiting for it."""
+        if dead := [node.node_id for node in self if node.has_died]:
+            raise ProcessTimeout(f"{', '.join(dead)} ended without being told to\n{self.describe(self.statuses())}")
+
     def wait_for(self, reached: Callable[[dict[str, Any]], bool], timeout: float, what: str) -> dict[str, Any]:
         """Poll until `reached` holds of {node id: status or None}; returns them. Raises ProcessTimeout."""
         deadline = clock.monotonic() + timeout
@@ -325,6 +342,7 @@ class ProcessCluster:
             statuses = self.statuses()
             if reached(statuses):
                 return statuses
+            self.refuse_dead()
             if clock.monotonic() >= deadline:
                 raise ProcessTimeout(f"{what}: not within {timeout} s\n{self.describe(statuses)}")
             clock.sleep(POLL_INTERVAL)
