@@ -72,7 +72,8 @@ class Node:
         self._storage = open_storage(
             settings.data_dir,
             node_id=settings.node_id,
-            incarnation=uuid.uuid4().hex,
+            cluster=settings.cluster,
+            new_incarnation=uuid.uuid4().hex,
             segment_bytes=settings.segment_bytes,
         )
         try:
@@ -110,8 +111,8 @@ class Node:
 
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
-        if storage.recovery.torn:
-            logger.warning("%s: %s", settings.node_id, storage.recovery.torn)
+        if storage.torn_tail:
+            logger.warning("%s: %s", settings.node_id, storage.torn_tail)
         log = load_log(storage)
         machine = self._machine or make_state_machine(settings, self._is_leader)
         check_position(machine, log, storage.metadata.cluster_id)
