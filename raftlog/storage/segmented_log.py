@@ -290,8 +290,8 @@ class SegmentedLog:
                     path, "a batch ends before the next one begins", entries=f"from {collected.next_index} on"
                 )
             collected.add(batch)
-            if collected.is_full:
-                return
+            if collected.is_full or collected.next_index > end:
+                return  # a sealed segment's footer also lists batches that were cut off later, beyond `end`
 
     def _open_sealed(self, segment: Segment) -> tuple[File, BatchTable]:
         """The file of a sealed segment and its index; kept for a few. The file closes with its last reader."""
