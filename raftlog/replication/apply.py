@@ -163,8 +163,7 @@ class DatabaseStateMachine:
         if batch.first_index != self.last_applied + 1:
             raise ValueError(f"entries from {batch.first_index} on given, {self.last_applied} was applied last")
         outcomes: list[Outcome] = []
-        mode = Mode.GUARDED if self._guarded_left else Mode.TOGETHER
-        self._guarded_left = max(self._guarded_left - 1, 0)
+        mode = self.first_mode()
         delay = FIRST_RETRY
         while self.last_applied < batch.last_index:
             try:
@@ -182,6 +181,13 @@ class DatabaseStateMachine:
                 self._wait_for_database(error, batch, delay)
                 delay = min(delay * 2, LAST_RETRY)
         return outcomes
+
+    def first_mode(self) -> Mode:
+        """How a batch is tried first: guarded for a while after one that had a failure, since the next may have one."""
+        if not self._guarded_left:
+            return Mode.TOGETHER
+        self._guarded_left -= 1
+        return Mode.GUARDED
 
     # One transaction
 
@@ -320,8 +326,8 @@ class DatabaseStateMachine:
         if not command.arguments.accepts(arguments.keys()):
             raise _Cut(
                 ApplyStopped(
-                    f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's code "
-                    "differs from that of the node which proposed it (raise @command(version=…) with each change)"
+                    f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's "
+                    "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
                 )
             )
         return command, arguments
@@ -349,7 +355,7 @@ class DatabaseStateMachine:
     ) -> Result:
         """The recorded failure of an entry; raises where it has none. Called while the entry's changes are undone."""
         if database.failure is not None:
-            raise database.failure from error
+            raise database.failure  # with its own cause, which tells what kind of failure it is
         whose = blame(error, command.raises, database.driver_error)
         if whose is Blame.INFRASTRUCTURE:
             if isinstance(error, DjangoDatabaseError):

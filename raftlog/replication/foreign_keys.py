@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 FLAG_FUNCTION: Final = "raftlog_suspect"
+BUSY_TIMEOUT_MS: Final = 5_000  # how long SQLite waits for a lock, before apply calls the database unavailable
 
 
 class Suspect(Exception):
@@ -109,7 +110,7 @@ class SqliteGuard:
     def connected(self) -> None:
         raw: sqlite3.Connection = self._connection.connection
         self._raw = raw
-        raw.execute("PRAGMA busy_timeout = 5000")
+        raw.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         raw.execute("PRAGMA journal_mode = WAL").fetchall()
         # The raft log is the write-ahead log: what a power cut takes away here is applied again from there.
         raw.execute("PRAGMA synchronous = NORMAL")

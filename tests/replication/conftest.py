@@ -66,6 +66,6 @@ def sqlite(tmp_path, django_db_blocker):
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request, tmp_path, django_db_blocker):
     """Every case that both vendors must pass."""
-    with django_db_blocker.unblock():
-        with sqlite_database(tmp_path) if request.param == "sqlite" else postgresql_database():
-            yield request.param
+    made = sqlite_database(tmp_path) if request.param == "sqlite" else postgresql_database()
+    with django_db_blocker.unblock(), made:
+        yield request.param

@@ -98,6 +98,7 @@ def dump() -> dict[str, list[tuple]]:
 
 def empty() -> None:
     """The database as it was before the first entry."""
+    ensure_tables("default")
     with connection.cursor() as cursor:
         for table in ("warehouse_shelf", "warehouse_order", "warehouse_item"):
             cursor.execute(f"UPDATE {table} SET above_id = NULL" if table.endswith("shelf") else "SELECT 1")

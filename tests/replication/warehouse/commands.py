@@ -92,3 +92,28 @@ def fail(ctx, *, kind: str, text: str = "as told") -> None:
 def draw(ctx) -> dict:
     """All that is drawn from the context."""
     return {"now": ctx.now, "index": ctx.index, "numbers": [ctx.random.random() for _ in range(3)], "uuid": ctx.uuid()}
+
+
+@command
+def return_object(ctx):
+    return Item.objects.create(id=ctx.index, name="a model is no value")
+
+
+@command
+def return_much(ctx, *, size: int) -> str:
+    return "x" * size
+
+
+CHILD_TABLE = "CREATE TABLE child (id integer PRIMARY KEY, item_id integer REFERENCES warehouse_item DEFERRABLE INITIALLY DEFERRED)"
+
+
+@command
+def make_child_table(ctx) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(CHILD_TABLE)
+
+
+@command
+def add_child(ctx, *, item_id: int) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO child (item_id) VALUES (%s)", [item_id])
