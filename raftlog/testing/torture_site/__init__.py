@@ -1,0 +1,1 @@
+"""A project whose tables show each lost, doubled or misplaced command, for `python -m raftlog.testing.torture`."""
