@@ -47,7 +47,10 @@ class GuardedCursor(sqlite3.Cursor):
     def read_ahead(self) -> None:
         """Fetch the rest of the result, so that its statement no longer pins a snapshot."""
         if self._rows is None:
-            self._rows = deque(super().fetchall())
+            try:
+                self._rows = deque(super().fetchall())
+            except sqlite3.ProgrammingError:
+                return  # closed: it pins nothing
 
     def fetchone(self) -> Any:
         if self._rows is None:
