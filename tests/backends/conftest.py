@@ -67,6 +67,7 @@ class Database:
         use_log(ALIAS, self.log)
         self.replica = Replica()
         self.log.observers.append(self.replica.take)
+        options.setdefault("init_command", "PRAGMA synchronous = OFF")
         connections.databases[ALIAS] = {**connections.databases["default"], "NAME": str(path), "OPTIONS": options}
         connections.databases[ALIAS] |= {"ENGINE": "raftlog.backends.sqlite3"}
         self.connection = connections[ALIAS]

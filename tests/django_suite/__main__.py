@@ -14,7 +14,40 @@ from pathlib import Path
 import django
 
 ROOT = Path(__file__).parents[2]
-APPS = ["basic", "queries", "expressions", "aggregation", "annotations", "lookup", "ordering", "prefetch_related", "model_fields", "model_forms", "model_inheritance", "many_to_many", "m2m_through", "many_to_one", "one_to_one", "generic_relations", "get_or_create", "bulk_create", "update", "delete", "transactions", "constraints", "custom_pk", "composite_pk", "fixtures", "serializers", "sessions_tests", "auth_tests", "contenttypes_tests", "admin_views", "schema", "migrations"]
+APPS = [
+    "basic",
+    "queries",
+    "expressions",
+    "aggregation",
+    "annotations",
+    "lookup",
+    "ordering",
+    "prefetch_related",
+    "model_fields",
+    "model_forms",
+    "model_inheritance",
+    "many_to_many",
+    "m2m_through",
+    "many_to_one",
+    "one_to_one",
+    "generic_relations",
+    "get_or_create",
+    "bulk_create",
+    "update",
+    "delete",
+    "transactions",
+    "constraints",
+    "custom_pk",
+    "composite_pk",
+    "fixtures",
+    "serializers",
+    "sessions_tests",
+    "auth_tests",
+    "contenttypes_tests",
+    "admin_views",
+    "schema",
+    "migrations",
+]
 # Test -> why it differs. Short, and each for a documented reason.
 DIFFERS: dict[str, str] = {}
 
