@@ -16,6 +16,9 @@ pytestmark = pytest.mark.processes
 ROOT = Path(__file__).parents[2]
 
 
+ENVIRONMENT = os.environ | {"DJANGO_SETTINGS_MODULE": "demo_site.settings"}
+
+
 def demo(*arguments):
     return [sys.executable, "manage.py", "demo", *arguments]
 
@@ -24,7 +27,7 @@ def test_a_killed_leader_costs_no_acknowledged_command(tmp_path):
     """The whole story: writes, kill -9, election, restart, catching up, comparison of all databases."""
     done = subprocess.run(
         demo("--commands", "600", "--json", "--dir", str(tmp_path / "demo")),
-        cwd=ROOT, capture_output=True, text=True, timeout=240, check=False,
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -45,7 +48,7 @@ def test_an_interrupted_demo_leaves_no_process_behind(tmp_path, number):
     folder = tmp_path / "demo"
     with subprocess.Popen(
         demo("--commands", "100000000", "--dir", str(folder)),
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as process:  # fmt: skip
         for line in process.stdout:
             if "was elected" in line:

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+import demo_site
 from demo_site.demo.scenario import Result, Scenario
 from demo_site.demo.story import Story
 from raftlog.exceptions import RaftlogError
@@ -18,6 +18,7 @@ from raftlog.management.output import Output, table
 from raftlog.testing.processes import ProcessCluster
 
 MAX_NODES = 25
+MANAGE = (sys.executable, str(Path(demo_site.__file__).parents[1] / "manage.py"))
 
 
 class Command(BaseCommand):
@@ -68,8 +69,7 @@ class Command(BaseCommand):
     def _play(self, directory: Path, nodes: int, kill: int, options: dict[str, Any]) -> Result:
         output = Output(self.stdout, as_json=options["json"])
         story_stream = Output(self.stderr).stream if options["json"] else output.stream
-        manage = [sys.executable, str(Path(django_settings.BASE_DIR) / "manage.py")]
-        with ProcessCluster(nodes, directory, command=manage, options={"CLUSTER": "demo"}) as cluster:
+        with ProcessCluster(nodes, directory, command=MANAGE, options={"CLUSTER": "demo"}) as cluster:
             with Story(story_stream, list(cluster.nodes), options["commands"]) as story:
                 story.say(f"making {nodes} databases in {directory}")
                 cluster.make_databases()
