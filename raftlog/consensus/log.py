@@ -143,6 +143,14 @@ class RaftLog:
         """§5.4.1: whether a log that ends so is at least as up-to-date as this one."""
         return (last_log_term, last_log_index) >= (self.last_term, self.last_index)
 
+    def has_same_terms(self, other: RaftLog) -> bool:
+        """Whether both logs end at one index and hold the same terms up to there."""
+        return (
+            self.last_index == other.last_index
+            and self._run_term == other._run_term
+            and self._run_first == other._run_first
+        )
+
     def first_index_of_term_at(self, index: int) -> int:
         """First index of the entries that share the term of the entry at `index`."""
         return self._run_first[bisect_right(self._run_first, index) - 1]

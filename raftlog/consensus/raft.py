@@ -224,7 +224,7 @@ class Raft(ServerState):
 
     @property
     def read_round(self) -> int:
-        """The newest heartbeat round that reads wait for (0: none). Where it rose, every peer is to be sent something."""
+        """The newest heartbeat round that reads wait for (0: none). Where it rose, every peer is due a message."""
         return self.leadership.read_round if self.leadership is not None else 0
 
     def take_reads(self) -> list[tuple[int, int]]:
