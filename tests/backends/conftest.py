@@ -32,7 +32,7 @@ class Replica:
     """A second database that applies what the log gives it, as a node does that did not run the transaction."""
 
     def __init__(self) -> None:
-        self.connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         register(self.connection)
         self.applier = TransactionApplier(self.connection)
         self.applier.marks.make_tables()

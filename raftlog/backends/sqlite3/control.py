@@ -279,10 +279,13 @@ class Control(Transaction):
         """Raise the right error for a failed statement."""
         if self.state is State.WRITING and not self.connection.in_transaction:
             # SQLite rolls back by itself after an interrupt, a full disk, an I/O error.
-            self._abandon()
-            self.state = State.DEAD
-            self._death = OperationalError(f"the transaction was rolled back by SQLite: {error}")
+            if self._is_expiring:
+                self._die(self._expiry())
+                raise self._expiry() from error
+            self._die(OperationalError(f"the transaction was rolled back by SQLite: {error}"))
             raise error
+        if self._is_expiring and error.sqlite_errorname == "SQLITE_INTERRUPT":
+            raise self._expiry() from error
         cause, self.capture.error = self.capture.error, None
         if isinstance(cause, TooLarge):
             raise TransactionTooLarge(str(cause)) from None

@@ -71,6 +71,7 @@ class Transaction:
         self._savepoints: list[tuple[str, int]] = []  # name, length of the captured changes
         self._has_tables = False
         self._death: Exception | None = None
+        self._is_expiring = False  # the watchdog interrupts what runs
         self._lock = threading.RLock()
         connection.set_authorizer(self.authorizer)
 
@@ -91,9 +92,10 @@ class Transaction:
         try:
             self._begin_with_turn()
         except BaseException as error:
-            self._abandon()
             if isinstance(error, TransactionConflict):
-                self.state, self._death = State.DEAD, error
+                self._die(error)
+            else:
+                self._abandon()
             raise
         self.capture.start()
         self.state = State.WRITING
@@ -214,17 +216,27 @@ class Transaction:
     def _expire(self) -> None:
         """Called by the watchdog: the turn was held for longer than its limit."""
         since = self.turn.held_since
+        self._is_expiring = True
         while not self._lock.acquire(timeout=0.02):
             self.connection.interrupt()
         try:
             if self.state is State.WRITING and self.turn.held and self.turn.held_since == since:
-                self._abandon()
-                self.state = State.DEAD
-                self._death = TurnExpired(
-                    f"the transaction held the write turn for longer than {self.turn_limit} s and was rolled back"
-                )
+                self._die(self._expiry())
         finally:
+            self._is_expiring = False
             self._lock.release()
+
+    def _expiry(self) -> TurnExpired:
+        return TurnExpired(
+            f"the transaction held the write turn for longer than {self.turn_limit} s and was rolled back; "
+            "do slow work before the first write, or in smaller transactions"
+        )
+
+    def _die(self, death: Exception) -> None:
+        """Roll back now; every statement raises `death` until the outermost block ends."""
+        self._abandon()
+        self.state = State.DEAD
+        self._death = death
 
     # raftlog's own statements
 

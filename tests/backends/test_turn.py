@@ -1,0 +1,140 @@
+"""The host's turn: writers of all threads and processes, one after the other; nobody keeps it for ever (rule 14)."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.db import transaction
+
+from raftlog.backends.exceptions import TransactionTooLarge, TurnExpired
+from raftlog.backends.sqlite3.transaction import State
+from raftlog.backends.sqlite3.turn import Turn
+from raftlog.runtime import clock
+
+ALIAS = "replicated"
+ENDLESS = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000000) "
+    "INSERT INTO plain SELECT max(i), 0 FROM n"
+)
+
+
+def wait_for(condition, seconds=30.0):
+    deadline = clock.monotonic() + seconds
+    while not condition():
+        assert clock.monotonic() < deadline, "it did not come to pass in time"
+        clock.sleep(0.005)
+
+
+def in_threads(count, work):
+    errors = []
+
+    def run():
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 (it fails the test, in its own thread)
+            errors.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+
+
+def test_many_threads_increment_one_row(make_database):
+    database = make_database()
+    database.run("INSERT INTO worded VALUES ('total', 0)")
+
+    def work():
+        connection = database.connection.copy()
+        try:
+            for number in range(10):
+                with connection.cursor() as cursor:
+                    if number % 2:
+                        cursor.execute("UPDATE worded SET n = n + 1 WHERE word = 'total'")
+                        continue
+                    cursor.execute("BEGIN")
+                    cursor.execute("UPDATE worded SET n = n + 1 WHERE word = 'total'")
+                    cursor.execute("SELECT n FROM worded")
+                    cursor.execute("COMMIT")
+        finally:
+            connection.close()
+
+    in_threads(4, work)
+    assert database.run("SELECT n FROM worded") == [(40,)]
+    database.assert_equal()
+
+
+def test_the_turn_passes_between_processes(tmp_path):
+    path = tmp_path / "db.sqlite3"
+    mine = Turn(str(path), in_memory=False)
+    mine.take()
+    code = (
+        "from raftlog.backends.sqlite3.turn import Turn\n"
+        f"turn = Turn({str(path)!r}, in_memory=False)\n"
+        "print('asks', flush=True); turn.take(); print('has it', flush=True); input()"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "asks\n"
+        assert mine.holder_pid() == os.getpid()
+        mine.give_back()
+        assert other.stdout.readline() == "has it\n"
+        assert mine.holder_pid() == other.pid
+        other.kill()  # the kernel gives the turn of a dead process back
+        other.wait()
+        mine.take()
+    mine.close()
+
+
+def test_a_transaction_that_keeps_its_turn_too_long_is_rolled_back(make_database):
+    database = make_database(turn_limit=0.05)
+    before = database.entries
+    with pytest.raises(TurnExpired, match=r"0\.05 s"), transaction.atomic(ALIAS):  # noqa: PT012 (one block)
+        database.run("INSERT INTO plain VALUES (1, 1)")
+        wait_for(lambda: database.control.state is State.DEAD)
+        other = database.connection.copy()
+        with other.cursor() as cursor:
+            cursor.execute("INSERT INTO plain VALUES (2, 2)")
+        other.close()
+        for sql in ("SELECT 1", "INSERT INTO plain VALUES (3, 3)"):
+            with pytest.raises(TurnExpired):
+                database.run(sql)
+    assert database.run("SELECT a FROM plain") == [(2,)]
+    assert database.entries == before + 1
+    with pytest.raises(TurnExpired), transaction.atomic(ALIAS):  # noqa: PT012 (one block)
+        database.run("INSERT INTO plain VALUES (4, 4)")
+        wait_for(lambda: database.control.state is State.DEAD)
+    database.run("INSERT INTO plain VALUES (5, 5)")
+    assert database.run("SELECT a FROM plain ORDER BY a") == [(2,), (5,)]
+    database.assert_equal()
+
+
+def test_a_statement_that_runs_too_long_is_interrupted(make_database):
+    database = make_database(turn_limit=0.05)
+    with pytest.raises(TurnExpired), transaction.atomic(ALIAS):
+        database.run(ENDLESS)
+    with pytest.raises(TurnExpired):
+        database.run(ENDLESS)
+    database.run("INSERT INTO plain VALUES (5, 5)")
+    assert database.run("SELECT a FROM plain") == [(5,)]
+    database.assert_equal()
+
+
+def test_a_transaction_beyond_the_limit_says_what_fits(make_database):
+    database = make_database()
+    control = database.control
+    control.max_bytes = control.capture.max_bytes = 20_000
+    rows = (
+        "INSERT INTO plain WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %s) "
+        "SELECT i, %s FROM n"
+    )
+    for count, size in ((100_000, 10), (200, 200)):
+        with pytest.raises(TransactionTooLarge, match=r"batch_size=\d+"):
+            database.run(rows, count, "x" * size)
+    database.run(rows, 50, "x" * 200)
+    assert database.run("SELECT count(*) FROM plain") == [(50,)]
+    database.assert_equal()
