@@ -12,7 +12,7 @@ import msgspec
 
 from raftlog.runtime import clock
 from raftlog.testing.processes import LAUNCHER, ProcessCluster
-from raftlog.testing.torture.client import NodeAddress, Work
+from raftlog.testing.torture.asking import NodeAddress, Work
 
 STOP_TIMEOUT = 60.0  # seconds: a call may be given up no sooner than Work.give_up
 
@@ -49,6 +49,7 @@ class Clients:
             attached=node.node_id,
             record=str(self.directory / f"{name}.jsonl"),
             threads=self._threads,
+            public=self.started % 2 == 0,
         )
         launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid())]
         with (self.directory / f"{name}.log").open("wb") as output:

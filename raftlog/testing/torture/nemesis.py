@@ -172,7 +172,7 @@ class Nemesis:
             self._cut()
             return
         for name in strike.victims:
-            if any(name in other.victims and self._family(other.kind) == family for other in self.active):
+            if self._has(name, family):
                 continue  # another fault of the kind still has it
             if family == "pause":
                 self._cluster[name].resume()
@@ -180,6 +180,12 @@ class Nemesis:
                 self._restart(name)
             elif family.startswith("disk"):
                 self._disks.mend(name, family)
+                if name in self._down and not self._has(name, "kill"):
+                    self._restart(name)
+
+    def _has(self, name: str, family: str) -> bool:
+        """Whether a fault of this family still has the node."""
+        return any(name in strike.victims and self._family(strike.kind) == family for strike in self.active)
 
     def _restart(self, name: str) -> None:
         self._down.discard(name)
@@ -195,6 +201,9 @@ class Nemesis:
             if node.is_running or node.node_id in self._down:
                 continue
             code = node.process.returncode if node.process else None
+            if self._has(node.node_id, "disk_full") and "DiskFull" in node.output(3):
+                self._down.add(node.node_id)  # it was started on a full disk, and said so: once there is room
+                continue
             if node.node_id not in self._must_stop:
                 self.found.append(_ended_by_itself(node, code))
             elif code == 0:

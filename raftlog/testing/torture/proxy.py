@@ -32,6 +32,7 @@ class ProxyNetwork:
         # Belongs to the loop's thread, like all of the proxies.
         self._cut: frozenset[Pair] = frozenset()
         self._changed = asyncio.Event()
+        self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._main, name="torture-proxy", daemon=True)
@@ -56,10 +57,16 @@ class ProxyNetwork:
 
     def _main(self) -> None:
         self._loop.run_forever()
+        self._loop.run_until_complete(self._end())
+        self._loop.close()
+
+    async def _end(self) -> None:
+        for server in self._servers:
+            server.close()
         for task in list(self._tasks):
             task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
-        self._loop.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # closed transports let go of their sockets in the next round of the loop
 
     def _set_cut(self, pairs: frozenset[Pair]) -> None:
         self._cut = pairs
@@ -68,7 +75,7 @@ class ProxyNetwork:
 
     async def _listen(self) -> None:
         for node_id, port in self._proxy_ports.items():
-            await asyncio.start_server(self._taker(node_id), "127.0.0.1", port)
+            self._servers.append(await asyncio.start_server(self._taker(node_id), "127.0.0.1", port))
 
     def _taker(self, target: str) -> Any:
         async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

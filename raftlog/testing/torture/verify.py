@@ -86,7 +86,7 @@ def _check_call(ledger: Ledger, call: Call, at: list[int]) -> None:
         ledger.acknowledged += 1
         if not at:
             ledger.lost.append(f"{name} at index {call.ended.index}")
-        elif call.ended.index not in at:
+        elif call.ended.index and call.ended.index not in at:
             ledger.misplaced.append(f"{name}: answered with {call.ended.index}, is at {at[0]}")
     elif end == records.UNANSWERED:
         if at and called.action == "withdraw":

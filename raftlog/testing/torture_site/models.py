@@ -36,7 +36,7 @@ class Note(models.Model):
 class Entry(models.Model):
     """One line of the ledger for each time a command took effect. Nothing in it is unique: a repeat must show."""
 
-    reference = models.CharField(max_length=80)
+    reference = models.CharField(max_length=80, db_index=True)
     index = models.BigIntegerField()
 
     class Meta:
