@@ -33,6 +33,8 @@ class PeerThread:
         self._state = state
         self._jitter = jitter  # a number in [0, 1)
         self._backoff = FIRST_BACKOFF
+        # When the next attempt to connect is due. Changes: after a failed attempt; retry_now().
+        self._retry_at = 0.0
         self._work = state.peer_work[peer]
         self._channel = channel_factory(peer, self._on_message, self._on_close)
 
@@ -59,6 +61,13 @@ class PeerThread:
         """Wake the thread out of a blocked send or connect. Any thread."""
         self._channel.close()
 
+    def retry_now(self) -> None:
+        """The peer has connected to this node, so it can be reached again: end the pause. Monitor: takes it."""
+        with self._state.monitor:
+            self._backoff = FIRST_BACKOFF
+            self._retry_at = 0.0
+            self._work.notify()
+
     def _connect(self) -> None:
         state = self._state
         try:
@@ -69,10 +78,9 @@ class PeerThread:
                 logger.info("%s cannot connect to %s: %s", state.raft.node_id, self.peer, reason)
                 self.last_error = reason
             with state.monitor:
-                if not state.stopping:
-                    pause = self._backoff * (0.5 + self._jitter() / 2)
-                    self._work_wait(pause)
-            self._backoff = min(self._backoff * 2, MAX_BACKOFF)
+                pause = self._backoff * (0.5 + self._jitter() / 2)
+                self._backoff = min(self._backoff * 2, MAX_BACKOFF)
+                self._pause(pause)
             return
         with state.monitor:
             if not self._channel.is_connected:
@@ -88,12 +96,12 @@ class PeerThread:
         logger.info("%s is connected to %s", state.raft.node_id, self.peer)
         run(afterwards)
 
-    def _work_wait(self, pause: float) -> None:
-        """Sleep inside the monitor; other notifies of this condition do not end it early. Monitor: held."""
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next attempt; only retry_now() and a stop end it early. Monitor: held."""
         state = self._state
-        until = state.monitor.monotonic() + pause
-        while not state.stopping and state.monitor.monotonic() < until:
-            self._work.wait_until(until)
+        self._retry_at = state.monitor.monotonic() + seconds
+        while not state.stopping and state.monitor.monotonic() < self._retry_at:
+            self._work.wait_until(self._retry_at)
 
     def _collect(self, now_doing: Callable[[str], None]) -> tuple[list[PeerMessage], FetchEntries | None]:
         """Wait until there is something to send, and take it. Monitor: takes it."""

@@ -151,6 +151,8 @@ class RaftServer:
 
     def peer_connected(self, peer_id: str) -> None:
         logger.info("%s: %s has connected", self.state.raft.node_id, peer_id)
+        if peer_id in self.peers:
+            self.peers[peer_id].retry_now()
 
     def peer_disconnected(self, peer_id: str) -> None:
         self._service.peer_disconnected(peer_id)
