@@ -11,6 +11,7 @@ from rich.text import Text
 
 from raftlog.runtime import clock
 
+REDRAW_INTERVAL = 0.1  # seconds
 COLORS = {"leader": "bold green", "follower": "cyan", "candidate": "yellow", "pre_candidate": "yellow"}
 
 
@@ -23,6 +24,7 @@ class Story:
         self.total = total
         self._started_at = clock.monotonic()
         self._told_quarters = 0
+        self._shown_at = float("-inf")
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> "Story":
@@ -39,7 +41,10 @@ class Story:
 
     def show(self, statuses: Mapping[str, dict[str, Any] | None], down: set[str], acknowledged: int) -> None:
         if self.console.is_terminal:
-            self._live.update(self._picture(statuses, down, acknowledged), refresh=True)
+            now = clock.monotonic()
+            if now - self._shown_at >= REDRAW_INTERVAL:
+                self._shown_at = now
+                self._live.update(self._picture(statuses, down, acknowledged), refresh=True)
             return
         quarters = 4 * acknowledged // self.total if self.total else 0
         if quarters > self._told_quarters:

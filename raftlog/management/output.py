@@ -52,7 +52,14 @@ class Output:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> Table:
     """Numbers are right-aligned; None shows as a dash, a boolean as yes or no."""
-    made = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    made = Table(
+        title=title or None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+        show_header=any(columns),
+    )
     for position, column in enumerate(columns):
         numbers = any(isinstance(row[position], (int, float)) and not isinstance(row[position], bool) for row in rows)
         made.add_column(column, justify="right" if numbers else "left", overflow="fold")
