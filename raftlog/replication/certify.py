@@ -65,13 +65,22 @@ def slot_of(table: str, key: Sequence[Any]) -> int:
 
 
 STATE_TABLES: Final = (
-    # 'applied': index of the last entry in this database; 'last_data', 'last_schema': last that changed rows, schema.
-    "CREATE TABLE IF NOT EXISTS main.raftlog_positions (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS main.raftlog_positions (id INTEGER PRIMARY KEY CHECK (id = 1), "
+    "applied INTEGER NOT NULL, last_data INTEGER NOT NULL, last_schema INTEGER NOT NULL)",
+    "INSERT OR IGNORE INTO main.raftlog_positions VALUES (1, 0, 0, 0)",
     "CREATE TABLE IF NOT EXISTS main.raftlog_tables (name TEXT PRIMARY KEY, changed INTEGER NOT NULL DEFAULT 0, "
     "schema_changed INTEGER NOT NULL DEFAULT 0, all_rows INTEGER NOT NULL DEFAULT 0, "
     "fingerprint BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS main.raftlog_slots (slot INTEGER PRIMARY KEY, changed INTEGER NOT NULL)",
 )
+
+
+class Positions(NamedTuple):
+    """Index of the last entry in this database, of the last that changed rows, of the last that changed the schema."""
+
+    applied: int
+    last_data: int
+    last_schema: int
 
 
 class TableMarks(NamedTuple):
@@ -97,12 +106,18 @@ class LastChanged:
         for statement in STATE_TABLES:
             self._cursor.execute(statement)
 
-    def position(self, name: str) -> int:
-        found = self._cursor.execute("SELECT value FROM raftlog_positions WHERE name = ?", (name,)).fetchall()
-        return found[0][0] if found else 0
+    def positions(self) -> Positions:
+        rows = self._cursor.execute("SELECT applied, last_data, last_schema FROM raftlog_positions").fetchall()
+        return Positions._make(rows[0])
 
-    def set_position(self, name: str, value: int) -> None:
-        self._cursor.execute("INSERT OR REPLACE INTO raftlog_positions VALUES (?, ?)", (name, value))
+    def set_applied(self, index: int) -> None:
+        self._cursor.execute("UPDATE raftlog_positions SET applied = ?", (index,))
+
+    def set_last_data(self, index: int) -> None:
+        self._cursor.execute("UPDATE raftlog_positions SET last_data = ?", (index,))
+
+    def set_last_schema(self, index: int) -> None:
+        self._cursor.execute("UPDATE raftlog_positions SET last_schema = ?", (index,))
 
     def table(self, name: str) -> TableMarks:
         sql = "SELECT changed, schema_changed, all_rows, fingerprint FROM raftlog_tables WHERE name = ?"

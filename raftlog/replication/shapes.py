@@ -48,6 +48,8 @@ class ForeignKey:
     columns: tuple[str, ...]
     parent: str
     parent_columns: tuple[str, ...]
+    # Deferred and without an action, as Django makes them: SQLite does nothing about it but look at the commit.
+    is_plain: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,8 +64,6 @@ class TableShape:
     # Columns of the key, of unique indexes, and all columns where an index is partial or on an expression.
     unique: frozenset[int]
     foreign_keys: tuple[ForeignKey, ...]
-    # Some foreign key is checked at the end of each statement, not at the commit.
-    has_immediate_foreign_key: bool
     # Name of the automatic key's column ("" without AUTOINCREMENT).
     autoincrement: str
     # Type of the values that find a row by its one key column, where equal values are the same value; else None.
@@ -125,6 +125,7 @@ class Schema:
         self.version = -1
         self._shapes: dict[str, TableShape] = {}
         self._referring: dict[str, list[ForeignKey]] | None = None
+        self._plain: dict[str, bool] = {}
 
     def refresh(self) -> bool:
         """Forget what was read if the schema moved. Returns whether it did."""
@@ -138,6 +139,7 @@ class Schema:
     def forget(self) -> None:
         self.version = -1
         self._shapes.clear()
+        self._plain.clear()
         self._referring = None
 
     def table(self, name: str) -> TableShape:
@@ -170,6 +172,14 @@ class Schema:
                     self._referring.setdefault(key.parent.lower(), []).append(key)
         return self._referring.get(parent.lower(), [])
 
+    def has_plain_references(self, name: str) -> bool:
+        """Whether all foreign keys from and to this table are plain."""
+        found = self._plain.get(name)
+        if found is None:
+            keys = [*self._foreign_keys(name), *self.referring_to(name)]
+            found = self._plain[name] = all(key.is_plain for key in keys)
+        return found
+
     def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
         cursor = self._connection.cursor(sqlite3.Cursor)
         cursor.row_factory = None
@@ -201,7 +211,6 @@ class Schema:
             hidden_key=hidden_key,
             unique=self._unique_positions(name, positions, key),
             foreign_keys=tuple(foreign_keys),
-            has_immediate_foreign_key=len(_REFERENCES.findall(sql)) > len(_DEFERRED.findall(sql)),
             autoincrement=autoincrement,
             lookup_type=None if hidden_key or len(key) > 1 else _lookup_type(stored[key[0]][2], sql),
             digest=hashlib.blake2b(msgspec.msgpack.encode(described), digest_size=8).digest(),
@@ -247,6 +256,9 @@ class Schema:
         return frozenset(unique)
 
     def _foreign_keys(self, name: str) -> list[ForeignKey]:
+        found_sql = self._rows("SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", name)
+        sql: str = found_sql[0][0] if found_sql else ""
+        all_deferred = len(_REFERENCES.findall(sql)) <= len(_DEFERRED.findall(sql))
         parts: dict[int, list[tuple[Any, ...]]] = {}
         for row in self._rows(f"PRAGMA main.foreign_key_list({quoted(name)})"):
             parts.setdefault(row[0], []).append(row)
@@ -258,5 +270,6 @@ class Schema:
             if None in to:  # REFERENCES parent: its primary key is meant
                 info = self._rows(f"PRAGMA main.table_xinfo({quoted(parent)})")
                 to = [row[1] for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]
-            found.append(ForeignKey(name, tuple(row[3] for row in rows), parent, tuple(to)))
+            plain = all_deferred and rows[0][5:7] == ("NO ACTION", "NO ACTION")
+            found.append(ForeignKey(name, tuple(row[3] for row in rows), parent, tuple(to), plain))
         return found

@@ -61,7 +61,7 @@ class TransactionApplier:
 
     @property
     def applied_index(self) -> int:
-        return self.marks.position("applied")
+        return self.marks.positions().applied
 
     def apply(self, index: int, body: bytes | WriteSet) -> Verdict:
         """Certify and apply the entry at `index`. Raises sqlite3.Error other than IntegrityError, InvalidEntry.
@@ -97,8 +97,8 @@ class TransactionApplier:
         since the pragma they ran under cannot be changed inside a transaction."""
         write_set = decode_write_set(body) if isinstance(body, bytes) else body
         (enforced,) = self._cursor.execute("PRAGMA foreign_keys").fetchone()
-        wanted = int(write_set.is_schema and not write_set.foreign_keys_off)
-        if enforced != wanted:
+        wanted = self._enforcement(write_set, enforced)
+        if enforced != wanted:  # not lightly: it expires every prepared statement of the connection
             self._cursor.execute(f"PRAGMA foreign_keys = {wanted}")
         try:
             return self.in_transaction(index, lambda: self.apply(index, write_set))
@@ -106,11 +106,21 @@ class TransactionApplier:
             if enforced != wanted:
                 self._cursor.execute(f"PRAGMA foreign_keys = {enforced}")
 
+    def _enforcement(self, write_set: WriteSet, enforced: int) -> int:
+        """What PRAGMA foreign_keys must be for an entry: for schema statements, as when they ran; else SQLite must not
+        act by itself, which with plain references it never does."""
+        if write_set.is_schema:
+            return int(not write_set.foreign_keys_off)
+        if not enforced or write_set.foreign_keys_off:
+            return 0
+        self.schema.refresh()
+        return int(all(self.schema.has_plain_references(name) for name, _ in write_set.tables))
+
     def in_transaction(self, index: int, apply: Callable[[], Verdict]) -> Verdict:
         self._cursor.execute("BEGIN IMMEDIATE")
         try:
             verdict = apply()
-            self.marks.set_position("applied", index)
+            self.marks.set_applied(index)
             self._cursor.execute("COMMIT /* raftlog */")
         except BaseException:
             if self.connection.in_transaction:
@@ -152,7 +162,7 @@ class _Entry:
         write_set, base = self.write_set, self.write_set.base
         if base >= self.index:
             raise InvalidEntry(f"entry {self.index} says that it is based on entry {base}")
-        last_data, last_schema = self.marks.position("last_data"), self.marks.position("last_schema")
+        _, last_data, last_schema = self.marks.positions()
         if max(last_data, last_schema) <= base:
             return  # nothing has changed since its base
         if write_set.is_schema:
@@ -302,7 +312,7 @@ class _Entry:
             for key in keys
         }
         self.marks.mark_slots(slots, self.index)
-        self.marks.set_position("last_data", self.index)
+        self.marks.set_last_data(self.index)
 
     def record_schema(self, before: dict[str, str]) -> None:
         """Mark each table whose definition an entry's statements changed, and count its rows anew."""
@@ -315,4 +325,4 @@ class _Entry:
             if name in self.schema.table_names():
                 fingerprint = scan_table(self.cursor.connection, self.schema.table(name))
             self.marks.set_table(name, TableMarks(self.index, self.index, self.index, fingerprint))
-        self.marks.set_position("last_schema", self.index)
+        self.marks.set_last_schema(self.index)

@@ -224,7 +224,7 @@ def test_a_failed_schema_change_leaves_nothing(database):
         ("PRAGMA recursive_triggers = OFF", "recursive_triggers"),
         ("INSERT OR FAIL INTO plain VALUES (1, 2)", "OR FAIL"),
         ("INSERT OR ROLLBACK INTO plain VALUES (1, 2)", "OR ROLLBACK"),
-        ("INSERT INTO raftlog_positions VALUES ('applied', 7)", "belongs to raftlog"),
+        ("UPDATE raftlog_positions SET applied = 7", "belongs to raftlog"),
         ("SAVEPOINT alone", "savepoint"),
         ("VACUUM", "VACUUM"),
     ],
