@@ -31,6 +31,7 @@ EXT_TIME: Final = 4
 EXT_TIMEDELTA: Final = 5
 EXT_DECIMAL: Final = 6
 EXT_UUID: Final = 7
+EXT_PAIRS: Final = 8  # a dict with keys for which msgpack has no type
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND: Final = datetime.timedelta(microseconds=1)
@@ -59,7 +60,7 @@ def encode(value: Any) -> bytes:
 
 def decode(data: bytes | memoryview) -> Any:
     """Raises msgspec.DecodeError where `data` is not what encode() wrote."""
-    return _decoder.decode(data)
+    return _decode(_decoder, data)
 
 
 def encode_command(name: str, version: int, arguments: dict[str, Any]) -> bytes:
@@ -69,7 +70,8 @@ def encode_command(name: str, version: int, arguments: dict[str, Any]) -> bytes:
 
 def decode_command(body: bytes | memoryview) -> tuple[str, int, dict[str, Any]]:
     """Raises msgspec.DecodeError (ValidationError included)."""
-    return _command_decoder.decode(body)
+    name, version, arguments = _decode(_command_decoder, body)
+    return name, version, arguments
 
 
 # Encoding
@@ -99,16 +101,19 @@ def _shown_int(value: int) -> str:
     return f"an int of {value.bit_length()} bits" if value.bit_length() > 256 else str(value)
 
 
-def _pack_dict(value: dict[Any, Any]) -> dict[Any, Any]:
-    packed = {}
+def _pack_dict(value: dict[Any, Any]) -> dict[Any, Any] | Ext:
+    packed: list[tuple[Any, Any]] = []
+    are_plain = True
     for key, item in value.items():
         try:
             if type(key) is tuple:
                 raise CannotEncode("", "is a tuple as a key")
-            packed[_pack(key)] = _pack(item)
+            packed_key = _pack(key)
+            are_plain = are_plain and type(packed_key) is not Ext
+            packed.append((packed_key, _pack(item)))
         except CannotEncode as error:
             raise CannotEncode(f"[{key!r}]{error.path}", error.reason) from None
-    return packed
+    return dict(packed) if are_plain else Ext(EXT_PAIRS, _encoder.encode(packed))
 
 
 def _pack_list(value: list[Any] | tuple[Any, ...]) -> list[Any]:
@@ -123,8 +128,13 @@ def _pack_list(value: list[Any] | tuple[Any, ...]) -> list[Any]:
 
 def _pack_datetime(value: datetime.datetime) -> Ext:
     if value.utcoffset() is None:
-        return Ext(EXT_DATETIME_NAIVE, value.replace(tzinfo=None).isoformat().encode())
+        return Ext(EXT_DATETIME_NAIVE, _iso(value.replace(tzinfo=None)))
     return Ext(EXT_DATETIME_UTC, _INT64.pack((value - _EPOCH) // _MICROSECOND))
+
+
+def _iso(value: datetime.datetime | datetime.time) -> bytes:
+    """ISO 8601, and a mark for the second one of two equal readings of a clock that is set back."""
+    return (value.isoformat() + "~" * value.fold).encode()
 
 
 def _pack_timedelta(value: datetime.timedelta) -> Ext:
@@ -152,7 +162,7 @@ _SUBCLASSED: Final = (str, int, float, bytes, list, tuple, dict)
 _PACKERS: Final[dict[type, Any]] = {
     datetime.datetime: _pack_datetime,
     datetime.date: lambda value: Ext(EXT_DATE, value.isoformat().encode()),
-    datetime.time: lambda value: Ext(EXT_TIME, value.isoformat().encode()),
+    datetime.time: lambda value: Ext(EXT_TIME, _iso(value)),
     datetime.timedelta: _pack_timedelta,
     Decimal: lambda value: Ext(EXT_DECIMAL, str(value).encode()),
     uuid.UUID: lambda value: Ext(EXT_UUID, value.bytes),
@@ -163,8 +173,25 @@ _PACKERS: Final[dict[type, Any]] = {
 # Decoding
 
 
+def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes | memoryview) -> Any:
+    try:
+        return decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"text is not valid Unicode: {error}") from error
+    except RecursionError as error:
+        raise msgspec.DecodeError("values are nested too deeply") from error
+    except TypeError as error:  # a list as a key
+        raise msgspec.DecodeError(str(error)) from error
+
+
 def _text(data: memoryview) -> str:
     return str(data, "ascii")
+
+
+def _from_iso(kind: Any, data: memoryview) -> Any:
+    text = _text(data)
+    value = kind.fromisoformat(text.removesuffix("~"))
+    return value.replace(fold=1) if text.endswith("~") else value
 
 
 def _unpack_datetime(data: memoryview) -> datetime.datetime:
@@ -173,12 +200,13 @@ def _unpack_datetime(data: memoryview) -> datetime.datetime:
 
 _UNPACKERS: Final[dict[int, Any]] = {
     EXT_DATETIME_UTC: _unpack_datetime,
-    EXT_DATETIME_NAIVE: lambda data: datetime.datetime.fromisoformat(_text(data)),
+    EXT_DATETIME_NAIVE: lambda data: _from_iso(datetime.datetime, data),
     EXT_DATE: lambda data: datetime.date.fromisoformat(_text(data)),
-    EXT_TIME: lambda data: datetime.time.fromisoformat(_text(data)),
+    EXT_TIME: lambda data: _from_iso(datetime.time, data),
     EXT_TIMEDELTA: lambda data: datetime.timedelta(*_TIMEDELTA.unpack(data)),
     EXT_DECIMAL: lambda data: Decimal(_text(data)),
     EXT_UUID: lambda data: uuid.UUID(bytes=bytes(data)),
+    EXT_PAIRS: lambda data: dict(decode(data)),
 }
 
 
@@ -188,7 +216,7 @@ def _unpack(code: int, data: memoryview) -> Any:
         raise msgspec.DecodeError(f"extension type {code} is unknown")
     try:
         return unpacker(data)
-    except (ValueError, ArithmeticError, struct.error) as error:
+    except (ValueError, TypeError, ArithmeticError, struct.error) as error:
         raise msgspec.DecodeError(f"extension type {code} does not hold its value: {error}") from error
 
 

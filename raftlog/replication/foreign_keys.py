@@ -88,12 +88,14 @@ class PostgresqlGuard:
 
 
 class ForeignKey(NamedTuple):
-    """One foreign key of a SQLite table. `parent_columns` is empty where they cannot be told."""
+    """One foreign key of a SQLite table."""
 
     child: str
     columns: tuple[str, ...]
     parent: str
     parent_columns: tuple[str, ...]
+    # Whether values of child and parent columns are stored alike, so that equal ones are equal without conversion.
+    same_affinity: bool
 
 
 class SqliteGuard:
@@ -155,67 +157,81 @@ def make_guard(connection: BaseDatabaseWrapper) -> Guard:
 
 
 def foreign_keys(raw: sqlite3.Connection) -> list[ForeignKey]:
-    """Every foreign key in the schema."""
-    tables = [
-        row[0]
-        for row in raw.execute(
-            "SELECT name FROM main.sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
-        )
-    ]
+    """Every foreign key in the schema that can be obeyed. SQLite refuses all writes to a child of any other."""
+    statement = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
+    columns_of = {row[0].lower(): _columns(raw, row[0]) for row in raw.execute(statement).fetchall()}
     keys = []
-    for table in tables:
+    for child, child_columns in columns_of.items():
         parts: dict[int, list[tuple[Any, ...]]] = {}
-        for row in raw.execute(f"PRAGMA main.foreign_key_list({quoted(table)})"):
+        for row in raw.execute(f"PRAGMA main.foreign_key_list({quoted(child)})"):
             parts.setdefault(row[0], []).append(row)
         for rows in parts.values():
             rows.sort(key=lambda row: row[1])
-            parent = rows[0][2]
-            named = tuple(row[4] for row in rows)
-            parent_columns = named if None not in named else _primary_key(raw, parent)
-            columns = tuple(row[3] for row in rows)
-            keys.append(ForeignKey(table, columns, parent, _resolved(raw, parent, parent_columns, len(columns))))
+            parent = rows[0][2].lower()
+            parent_columns = columns_of.get(parent, {})
+            named = [row[4].lower() for row in rows if row[4] is not None] or _primary_key(parent_columns)
+            columns = [row[3].lower() for row in rows]
+            if len(named) == len(columns) and parent_columns.keys() >= set(named):
+                pairs = zip(columns, named, strict=True)
+                same = all(child_columns[a].affinity == parent_columns[b].affinity for a, b in pairs)
+                keys.append(ForeignKey(child, tuple(columns), parent, tuple(named), same))
     return keys
 
 
-def _primary_key(raw: sqlite3.Connection, table: str) -> tuple[str, ...]:
-    rows = [row for row in raw.execute(f"PRAGMA main.table_info({quoted(table)})") if row[5]]
-    return tuple(row[1] for row in sorted(rows, key=lambda row: row[5]))
+class Column(NamedTuple):
+    """A column of a SQLite table. `key_position` counts from 1 in the primary key, 0: not part of it."""
+
+    affinity: str
+    key_position: int
 
 
-def _resolved(raw: sqlite3.Connection, table: str, columns: tuple[str, ...], count: int) -> tuple[str, ...]:
-    """`columns` where all of them exist, else nothing."""
-    existing = {row[1].lower() for row in raw.execute(f"PRAGMA main.table_xinfo({quoted(table)})")}
-    return columns if len(columns) == count and {name.lower() for name in columns} <= existing else ()
+def _columns(raw: sqlite3.Connection, table: str) -> dict[str, Column]:
+    """Columns by name, in lower case: SQLite's names know no case."""
+    rows = raw.execute(f"PRAGMA main.table_xinfo({quoted(table)})")
+    return {row[1].lower(): Column(affinity(row[2]), row[5]) for row in rows}
+
+
+def _primary_key(columns: dict[str, Column]) -> list[str]:
+    positions = {column.key_position: name for name, column in columns.items() if column.key_position}
+    return [positions[position] for position in sorted(positions)]
+
+
+def affinity(declared: str) -> str:
+    """SQLite's rules (datatype3, section 3.1), with INTEGER taken for NUMERIC: they store alike."""
+    declared = declared.upper()
+    for words, found in ((("INT",), "NUMERIC"), (("CHAR", "CLOB", "TEXT"), "TEXT"), (("BLOB",), "BLOB")):
+        if any(word in declared for word in words):
+            return found
+    if not declared:
+        return "BLOB"
+    return "REAL" if any(word in declared for word in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
 
 
 def watching_triggers(number: int, key: ForeignKey) -> list[str]:
     """TEMP triggers that raise the flag wherever this key may be broken by a row."""
     child, parent = f"main.{quoted(key.child)}", f"main.{quoted(key.parent)}"
-    pairs = list(zip(key.columns, key.parent_columns, strict=False))
+    pairs = [(quoted(column), quoted(to)) for column, to in zip(key.columns, key.parent_columns, strict=True)]
     flag = f"BEGIN SELECT {FLAG_FUNCTION}(); END"
-    has_key = " AND ".join(f"NEW.{quoted(column)} IS NOT NULL" for column in key.columns)
-    # Unary + takes the child's affinity away, so that the parent's is applied, as in SQLite's own check.
-    same_parent = " AND ".join(f"{quoted(to)} = +NEW.{quoted(column)}" for column, to in pairs)
-    orphan = f"{has_key} AND NOT EXISTS (SELECT 1 FROM {parent} WHERE {same_parent})" if pairs else has_key
-    columns = ", ".join(map(quoted, key.columns))
-    triggers = [
+    # NEW and OLD have no affinity of their own, so the parent's is applied to the child's value, as SQLite does.
+    has_key = " AND ".join(f"NEW.{column} IS NOT NULL" for column, _ in pairs)
+    same_parent = " AND ".join(f"{to} = NEW.{column}" for column, to in pairs)
+    orphan = f"{has_key} AND NOT EXISTS (SELECT 1 FROM {parent} WHERE {same_parent})"
+    still_there = " AND ".join(f"{to} = OLD.{to}" for _, to in pairs)
+    # The other way round the child's affinity would be applied: where it is another, any child counts.
+    has_children = " AND ".join(f"OLD.{to} = {column}" for column, to in pairs) if key.same_affinity else "1"
+    left_alone = (
+        f"NOT EXISTS (SELECT 1 FROM {parent} WHERE {still_there}) "
+        f"AND EXISTS (SELECT 1 FROM {child} WHERE {has_children})"
+    )
+    columns = ", ".join(column for column, _ in pairs)
+    to_columns = ", ".join(to for _, to in pairs)
+    return [
         f"CREATE TEMP TRIGGER raftlog_fk{number}_insert AFTER INSERT ON {child} WHEN {orphan} {flag}",
         f"CREATE TEMP TRIGGER raftlog_fk{number}_update AFTER UPDATE OF {columns} ON {child} WHEN {orphan} {flag}",
+        f"CREATE TEMP TRIGGER raftlog_fk{number}_parent_delete AFTER DELETE ON {parent} WHEN {left_alone} {flag}",
+        f"CREATE TEMP TRIGGER raftlog_fk{number}_parent_update AFTER UPDATE OF {to_columns} ON {parent} "
+        f"WHEN {left_alone} {flag}",
     ]
-    if pairs:
-        still_there = " AND ".join(f"{quoted(to)} = OLD.{quoted(to)}" for _, to in pairs)
-        has_children = " AND ".join(f"OLD.{quoted(to)} = {quoted(column)}" for column, to in pairs)
-        left_alone = (
-            f"NOT EXISTS (SELECT 1 FROM {parent} WHERE {still_there}) "
-            f"AND EXISTS (SELECT 1 FROM {child} WHERE {has_children})"
-        )
-        to_columns = ", ".join(quoted(to) for _, to in pairs)
-        triggers += [
-            f"CREATE TEMP TRIGGER raftlog_fk{number}_parent_delete AFTER DELETE ON {parent} WHEN {left_alone} {flag}",
-            f"CREATE TEMP TRIGGER raftlog_fk{number}_parent_update AFTER UPDATE OF {to_columns} ON {parent} "
-            f"WHEN {left_alone} {flag}",
-        ]
-    return triggers
 
 
 def quoted(name: str) -> str:

@@ -99,7 +99,7 @@ def run(payloads, sizes=(), mode=None):
 @pytest.mark.parametrize("seeds", [range(start, start + 5) for start in range(0, SEEDS, 5)], ids=str)
 def test_all_ways_to_cut_a_log_give_the_same_outcomes_and_databases(database, seeds):
     """The oracle runs each entry in a transaction of its own, where the COMMIT is the verdict and nothing watches."""
-    for seed in seeds:
+    for seed in seeds if database == "sqlite" else seeds[:1]:  # there, each statement is a round trip
         compare_cuts(random.Random(seed))
 
 

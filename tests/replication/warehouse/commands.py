@@ -104,7 +104,10 @@ def return_much(ctx, *, size: int) -> str:
     return "x" * size
 
 
-CHILD_TABLE = "CREATE TABLE child (id integer PRIMARY KEY, item_id integer REFERENCES warehouse_item DEFERRABLE INITIALLY DEFERRED)"
+CHILD_TABLE = """CREATE TABLE child (
+    id integer PRIMARY KEY,
+    item_id integer REFERENCES warehouse_item DEFERRABLE INITIALLY DEFERRED
+)"""
 
 
 @command

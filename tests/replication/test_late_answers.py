@@ -1,0 +1,87 @@
+"""An answer that comes after its caller has given up is not lost: proposing again by the id returns it."""
+
+import msgspec
+import pytest
+
+from raftlog.consensus.entries import OPEN_SESSION, client_header
+from raftlog.exceptions import OutcomeUnknown, SessionExpired
+from raftlog.replication import codec, propose
+from raftlog.replication.registry import Command
+from raftlog.runtime.ports import APPLIED, REFUSED, Outcome
+
+
+def take(ctx, *, amount: int) -> int:
+    return amount
+
+
+class SilentNode:
+    """Opens sessions, and answers nothing else by itself."""
+
+    def __init__(self):
+        self.asked = []
+
+    def propose(self, payloads, timeout, done):
+        if payloads[0][0] == OPEN_SESSION:
+            done([Outcome(payloads[0][1:25], APPLIED, 1, codec.encode(None))])
+        else:
+            self.asked.append((payloads[0], done))
+
+    def answer(self, position, status, result):
+        payload, done = self.asked[position]
+        done([Outcome(payload[1:25], status, 9, result)])
+
+
+@pytest.fixture
+def node(monkeypatch):
+    monkeypatch.setattr(propose, "ANSWER_GRACE", 0.0)
+    before = propose._process.factory
+    node = SilentNode()
+    propose.set_proposer_factory(lambda: node)
+    yield node
+    propose.set_proposer_factory(before)
+
+
+COMMAND = Command(take, name="test.take")
+REFUSAL = msgspec.msgpack.encode(("AlreadyAnswered", "below 7, was answered before"))
+
+
+def give_up():
+    with pytest.raises(OutcomeUnknown) as caught:
+        COMMAND.with_options(timeout=0.01).propose(amount=3)
+    return caught.value.proposal_id
+
+
+def test_an_answer_that_came_late_is_what_the_retry_returns(node):
+    proposal_id = give_up()
+    node.answer(0, APPLIED, codec.encode(3))
+    assert COMMAND.with_options(timeout=5, proposal_id=proposal_id).propose(amount=3) == 3
+    assert len(node.asked) == 1
+
+
+def test_an_answer_that_comes_during_the_retry_counts_where_the_retry_is_refused(node, monkeypatch):
+    """Acknowledged with a later proposal, the sequence is forgotten by the time the retry is applied."""
+    proposal_id = give_up()
+    ask = node.propose
+
+    def late_answer_first(payloads, timeout, done):
+        ask(payloads, timeout, done)
+        node.answer(0, APPLIED, codec.encode(3))
+        node.answer(1, REFUSED, REFUSAL)
+
+    monkeypatch.setattr(node, "propose", late_answer_first)
+    assert COMMAND.with_options(timeout=5, proposal_id=proposal_id).propose(amount=3) == 3
+    headers = [client_header(payload) for payload, _ in node.asked]
+    assert headers[0].sequence == headers[1].sequence
+
+
+def test_a_refused_retry_whose_answer_never_came_says_that_it_is_not_known(node, monkeypatch):
+    proposal_id = give_up()
+    ask = node.propose
+
+    def refuse(payloads, timeout, done):
+        ask(payloads, timeout, done)
+        node.answer(1, REFUSED, REFUSAL)
+
+    monkeypatch.setattr(node, "propose", refuse)
+    with pytest.raises(SessionExpired, match="not known any more"):
+        COMMAND.with_options(timeout=5, proposal_id=proposal_id).propose(amount=3)
