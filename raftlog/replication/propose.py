@@ -146,7 +146,7 @@ def propose(command: Command, arguments: dict[str, Any], *, timeout: float | Non
         answers.wait(attempt.patience())
         if is_last or not attempt.is_refused(session, answers.outcomes[0]):
             break
-    return attempt.result(session, sequence, answers.outcomes[0])
+    return attempt.result(session, sequence, answers)
 
 
 async def apropose(
@@ -175,7 +175,7 @@ async def apropose(
             raise
         if is_last or not attempt.is_refused(session, answers.outcomes[0]):
             break
-    return attempt.result(session, sequence, answers.outcomes[0])
+    return attempt.result(session, sequence, answers)
 
 
 def propose_many(calls: Sequence[tuple[Command, dict[str, Any]]], *, timeout: float | None = None) -> list[Any]:
@@ -231,27 +231,37 @@ class _Attempt:
         _process.expired(session)
         return True
 
-    def result(self, session: ClientSession, sequence: int, outcome: Outcome | None) -> Any:
+    def result(self, session: ClientSession, sequence: int, answers: Answers, position: int = 0) -> Any:
         """The command's return value. Raises what propose() says."""
         proposal_id = format_proposal_id(session.session_id, sequence)
-        if outcome is None:
+        if answers.outcomes[position] is None:
             session.give_up(sequence, 1)
+        outcome = answers.outcomes[position]  # it may have come just before: then it is acknowledged, and not in doubt
+        if outcome is None:
             raise OutcomeUnknown(f"the node gave no answer within {self._timeout:.3g} s", proposal_id)
         return value_of(outcome, proposal_id)
 
     def repeat(self, proposal_id: str, answers: Answers) -> None:
-        """Propose under the id of an earlier attempt."""
+        """Propose under the id of an earlier attempt, unless its answer came after its caller had given up."""
         session_id, sequence = parse_proposal_id(proposal_id)
+        late = _late_answer(session_id, sequence)
+        if late is not None:
+            answers.put(0, late)
+            return
         payload = client_payload(COMMAND, session_id, sequence, 0, self.body)
         _process.current().proposer.propose([payload], self.remaining(), lambda outcomes: answers.put(0, outcomes[0]))
 
     def repeated(self, proposal_id: str, outcome: Outcome | None) -> Any:
         if outcome is None:
             raise OutcomeUnknown(f"the node gave no answer within {self._timeout:.3g} s", proposal_id)
+        session_id, sequence = parse_proposal_id(proposal_id)
         if outcome.status == REFUSED:
+            # The first attempt's answer may have come meanwhile, and been acknowledged with a later proposal.
+            late = _late_answer(session_id, sequence)
+            if late is not None:
+                return value_of(late, proposal_id)
             text = refusal_of(outcome)[1]
             raise SessionExpired(f"whether proposal {proposal_id} was applied is not known any more: {text}")
-        session_id, sequence = parse_proposal_id(proposal_id)
         session = _process.session
         if outcome.status != UNKNOWN and session is not None and session.session_id == session_id:
             session.settled(sequence)
@@ -276,7 +286,7 @@ class _Chunk:
         results = []
         for position, attempt in enumerate(self._attempts):
             try:
-                results.append(attempt.result(self._session, self._first + position, self._answers.outcomes[position]))
+                results.append(attempt.result(self._session, self._first + position, self._answers, position))
             except Exception as error:  # noqa: BLE001  (handed to the caller, in its place)
                 results.append(error)
         return results

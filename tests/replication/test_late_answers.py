@@ -85,3 +85,14 @@ def test_a_refused_retry_whose_answer_never_came_says_that_it_is_not_known(node,
     monkeypatch.setattr(node, "propose", refuse)
     with pytest.raises(SessionExpired, match="not known any more"):
         COMMAND.with_options(timeout=5, proposal_id=proposal_id).propose(amount=3)
+
+
+def test_an_answer_between_the_last_look_and_giving_up_is_the_result(node, monkeypatch):
+    give_up = propose.ClientSession.give_up
+
+    def answered_first(session, first_sequence, count):
+        node.answer(0, APPLIED, codec.encode(3))
+        give_up(session, first_sequence, count)
+
+    monkeypatch.setattr(propose.ClientSession, "give_up", answered_first)
+    assert COMMAND.with_options(timeout=0.01).propose(amount=3) == 3
