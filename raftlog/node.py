@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import random
@@ -282,6 +283,8 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
     Raises StorageError, TransportError, OSError where it cannot start.
     """
     global _current
+    # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
+    importlib.import_module("daphne.server")
     node = Node(settings)
     node.start()
     _current = node
