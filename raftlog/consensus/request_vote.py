@@ -88,8 +88,12 @@ def on_request_vote_response(state: ServerState, message: RequestVoteResponse, n
         return
     if state.role is not (Role.PRE_CANDIDATE if message.pre_vote else Role.CANDIDATE):
         return
-    if not message.pre_vote and message.term != state.current_term:
-        return
+    if message.pre_vote or message.term == state.current_term:
+        _count_vote(state, message, now)
+        _decide(state, now)
+
+
+def _count_vote(state: ServerState, message: RequestVoteResponse, now: float) -> None:
     candidacy = _candidacy(state)
     granted = message.vote_granted
     if candidacy.is_first_election:
@@ -99,7 +103,8 @@ def on_request_vote_response(state: ServerState, message: RequestVoteResponse, n
     candidacy.votes[message.sender] = granted or candidacy.votes.get(message.sender, False)
     if not granted:
         candidacy.reasons.append(f"{message.sender}: {message.reason or 'its log is not empty'}")
-    _decide(state, now)
+        if not message.pre_vote:
+            retry_election_soon(state, now)  # whoever has not answered may be down, the old leader for one
 
 
 def _decide(state: ServerState, now: float) -> None:

@@ -30,9 +30,11 @@ def reset_election_deadline(state: ServerState, now: float) -> None:
 
 
 def retry_election_soon(state: ServerState, now: float) -> None:
-    """After a split vote: sooner than an election timeout, which pre-vote makes harmless, and at a random time."""
+    """A vote was refused, so there is a rival. If it wins it will be heard from; if the votes were split, try again
+    sooner than an election timeout, which pre-vote makes harmless, and at a random time."""
     if may_campaign(state):
-        state.election_deadline = now + state.settings.heartbeat_interval * state.rng.random()
+        soon = now + state.settings.heartbeat_interval * state.rng.random()
+        state.election_deadline = min(state.election_deadline, soon)
 
 
 def hear_leader(state: ServerState, at: float) -> None:

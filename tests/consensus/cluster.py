@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from raftlog.consensus.configuration import Configuration, Server
-from raftlog.consensus.entries import COMMAND, EntryBatch, EntryId, client_payload
+from raftlog.consensus.configuration import Configuration, Server, encode_configuration
+from raftlog.consensus.entries import COMMAND, EntryBatch, EntryId, Run, client_payload
 from raftlog.consensus.events import Event
 from raftlog.consensus.invariants import ClusterHistory, check_state, check_step, observe
 from raftlog.consensus.log import FetchEntries, RaftLog
@@ -90,6 +90,7 @@ class Cluster:
         seed: int = 1,
         learners: Iterable[str] = (),
         first_members: Configuration | None = None,
+        formed: bool = False,
     ) -> None:
         self.now = 100.0
         self.settings = settings
@@ -104,8 +105,16 @@ class Cluster:
         self.cuts: set[tuple[str, str]] = set()
         self.full_disks: set[str] = set()
         self.history = ClusterHistory()
+        if formed:
+            self.form(members(*node_ids, learners=learners, incarnations=True))
         for node_id in self.disks:
             self.restart(node_id)
+
+    def form(self, configuration: Configuration) -> None:
+        """Every disk holds entry 1, committed in term 1, and nobody leads."""
+        for disk in self.disks.values():
+            disk.hard_state = HardState(1, "")
+            disk.append(EntryBatch(1, [Run(1, 1, 0)], [encode_configuration(configuration)]))
 
     # Steps
 
@@ -189,6 +198,10 @@ class Cluster:
     def deliver(self, message: RaftMessage) -> None:
         if message.recipient in self.rafts and (message.sender, message.recipient) not in self.cuts:
             self.do(message.recipient, lambda raft: raft.step(message, self.now))
+
+    def deliver_anyway(self, message: RaftMessage) -> None:
+        """Over a cut wire, as if it had been on its way before."""
+        self.do(message.recipient, lambda raft: raft.step(message, self.now))
 
     def settle(self, limit: int = 10_000) -> None:
         """Deliver in order until nothing moves; time stands still."""
