@@ -126,7 +126,8 @@ class Observation(NamedTuple):
 
 
 def observe(raft: ServerState) -> Observation:
-    commit_term = raft.log.term_at(raft.commit_index) if raft.commit_index >= raft.log.first_index else 0
+    is_held = raft.log.first_index <= raft.commit_index <= raft.log.last_index
+    commit_term = raft.log.term_at(raft.commit_index) if is_held else 0
     return Observation(
         raft.role,
         raft.current_term,

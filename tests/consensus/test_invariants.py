@@ -97,7 +97,7 @@ def rewrite(raft: Raft, index: int, term: int) -> None:
         (lambda three: rewrite(three["b"], 4, 9), "State Machine Safety"),
         (lambda three: (rewrite(three["b"], 4, 2), set_("commit_index", 0)(three["b"])), "Log Matching"),
         (lambda three: (rewrite(three["b"], 2, 9), set_("commit_index", 2)(three["b"])), "State Machine Safety"),
-        (lambda three: three["a"].log.truncate_from(3), "Leader Completeness"),
+        (lambda three: (three["a"].log.truncate_from(3), set_("commit_index", 2)(three["a"])), "Leader Completeness"),
     ],
 )
 def test_a_broken_cluster_is_noticed(three, change, sentence):

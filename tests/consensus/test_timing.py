@@ -63,7 +63,8 @@ def test_the_quorum_deadline_counts_from_when_the_answered_round_began(three):
     three.now += 0.3
     three.heal()
     three.deliver(heartbeat)
-    three.settle()
+    (answer,) = three.wire
+    three.deliver(answer)
     assert raft.quorum_deadline == pytest.approx(sent_at + 0.5)
 
 
