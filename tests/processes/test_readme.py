@@ -47,7 +47,7 @@ class Host:
         self.folder = folder
         self.process = None
         shutil.copytree(folder.parent / "template", folder)
-        with (folder / "site" / "settings.py").open("a") as file:
+        with (folder / "project" / "settings.py").open("a") as file:
             file.write(settings.replace('"NODE_ID": "a"', f'"NODE_ID": "{node_id}"'))
 
     def command(self, *arguments):
@@ -93,7 +93,7 @@ def hosts(tmp_path):
     template = tmp_path / "template"
     template.mkdir()
     django = [sys.executable, "-m", "django"]
-    subprocess.run([*django, "startproject", "site", str(template)], check=True, timeout=60)
+    subprocess.run([*django, "startproject", "project", str(template)], check=True, timeout=60)
     (template / "shop" / "migrations").mkdir(parents=True)
     for name, text in (("__init__", ""), ("migrations/__init__", ""), ("models", MODELS)):
         (template / "shop" / f"{name}.py").write_text(text)
