@@ -45,15 +45,15 @@ def measure(count: int, size: int) -> None:
     machine = DatabaseStateMachine("default")
     machine.apply(batch(opened().payloads, 1))
     item = Item.objects.create(id=1, name="there from the start")
-    for command, arguments in ((add_item, lambda n: {"name": f"item {n}"}), (order, lambda n: {"item_id": 1, "quantity": n})):
+    commands = ((add_item, lambda n: {"name": f"item {n}"}), (order, lambda n: {"item_id": 1, "quantity": n}))
+    for command, arguments in commands:
         log = opened()
         log._sequence = machine.last_applied
         del log.payloads[:]
         for number in range(count):
             log.add(command, acknowledged_below=max(log._sequence + 1 - 2 * size, 0), **arguments(number))
-        batches = [
-            batch(log.payloads[start : start + size], machine.last_applied + 1 + start) for start in range(0, count, size)
-        ]
+        first = machine.last_applied + 1
+        batches = [batch(log.payloads[at : at + size], first + at) for at in range(0, count, size)]
         started = time.perf_counter()
         for one in batches:
             machine.apply(one)
@@ -64,7 +64,8 @@ def measure(count: int, size: int) -> None:
         with transaction.atomic():
             for number in range(start, start + size):
                 Item.objects.create(id=10**9 + number, name=f"plain {number}")
-    print(f"{connection.vendor}: plain creates, {size} a transaction: {(time.perf_counter() - started) / count * 1e6:.1f} µs")
+    took = time.perf_counter() - started
+    print(f"{connection.vendor}: plain creates, {size} a transaction: {took / count * 1e6:.1f} µs")
     assert Item.objects.count() == 2 * count + 1
     assert Order.objects.filter(item=item).count() == count
 

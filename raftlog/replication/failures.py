@@ -28,6 +28,12 @@ STOPPING: Final = (ApplyStopped, MemoryError, OSError, RecursionError, ImportErr
 # Declaring one of these would make this node's trouble the command's verdict.
 NOT_DECLARABLE: Final = (MemoryError, RecursionError, ApplyStopped, InterfaceError)
 
+# SQLite reports these as OperationalError, though they are about the data alone, alike on every node.
+SQLITE_DATA_ERRORS: Final = (
+    *("integer overflow", "malformed JSON", "bad JSON path", "JSON path error", "JSON cannot hold BLOB values"),
+    *("LIKE or GLOB pattern too complex", "string or blob too big"),
+)
+
 _VERDICTS: Final[dict[str, type[Exception]]] = {"IntegrityError": IntegrityError, "DataError": DataError}
 _DRIVERS: Final = ("sqlite3", "psycopg", "psycopg2")
 
@@ -63,6 +69,8 @@ def is_infrastructure(error: BaseException, driver_error: type[Exception]) -> bo
     if not isinstance(cause, driver_error):  # Django's own word: no row was updated, and the like
         return False
     if getattr(cause, "sqlstate", None) == IN_FAILED_TRANSACTION:
+        return False
+    if str(cause).startswith(SQLITE_DATA_ERRORS):
         return False
     # Where a raw cursor of the driver was used, past Django's wrapping.
     return not any(kind.__name__ in _VERDICTS for kind in type(cause).__mro__)

@@ -29,6 +29,7 @@ from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, UNKNOWN, Outcome, Pr
 if TYPE_CHECKING:
     from raftlog.replication.registry import Command
 
+MAX_TIMEOUT: Final = 86_400  # seconds
 ANSWER_GRACE: Final = 1.0  # seconds that a caller waits beyond its time limit for the node to say how it ended
 CHUNK: Final = 2_048  # proposals that propose_many hands over at once; two such are on their way
 POLL_INTERVAL: Final = 0.05  # seconds between two looks of outcome()
@@ -209,6 +210,8 @@ class _Attempt:
         refuse_inside_transaction(alias, command.name)
         self.body = command.encode(arguments, max_bytes)
         self._timeout = default_timeout if timeout is None else timeout
+        if not 0 < self._timeout <= MAX_TIMEOUT:
+            raise ValueError(f"timeout is {timeout!r}; it must be above 0 and at most {MAX_TIMEOUT} seconds")
         self._deadline = clock.monotonic() + self._timeout
 
     def restart(self) -> None:
@@ -271,8 +274,9 @@ class _Attempt:
 class _Chunk:
     """Some of the calls of propose_many, under one wait."""
 
-    def __init__(self, attempts: list[_Attempt]) -> None:
+    def __init__(self, attempts: list[_Attempt], *, is_last_try: bool = False) -> None:
         self._attempts = attempts
+        self._is_last_try = is_last_try
         for attempt in attempts:
             attempt.restart()
         last = attempts[-1]
@@ -283,12 +287,19 @@ class _Chunk:
 
     def wait(self) -> list[Any]:
         self._answers.wait(self._attempts[-1].patience())
-        results = []
+        results: list[Any] = []
+        refused: list[int] = []
         for position, attempt in enumerate(self._attempts):
+            if not self._is_last_try and attempt.is_refused(self._session, self._answers.outcomes[position]):
+                refused.append(position)
             try:
                 results.append(attempt.result(self._session, self._first + position, self._answers, position))
             except Exception as error:  # noqa: BLE001  (handed to the caller, in its place)
                 results.append(error)
+        if refused:  # the session had ended before the first of them
+            again = _Chunk([self._attempts[position] for position in refused], is_last_try=True)
+            for position, result in zip(refused, again.wait(), strict=True):
+                results[position] = result
         return results
 
 

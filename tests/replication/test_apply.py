@@ -185,6 +185,24 @@ def test_a_database_that_something_else_moved_stops_apply(database):
     stopped_at(machine, [NO_OP_PAYLOAD], "the applied index in the database is not 3")
 
 
+@pytest.mark.parametrize(
+    "expression", ["json_extract('{', '$.a')", "sum(n) FROM (SELECT 9223372036854775807 AS n UNION ALL SELECT 1)"]
+)
+def test_what_sqlite_says_of_the_data_alone_is_the_commands_failure(sqlite, expression):
+    def compute(ctx):
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT {expression}")
+            return cursor.fetchone()[0]
+
+    known = Registry()
+    command = Command(compute, name="compute")
+    known.add(command)
+    log = opened()
+    log.add(command)
+    (outcome,) = apply_all(DatabaseStateMachine("default", commands=known), log.payloads)[1:]
+    assert told(outcome)[:2] == ("failed", "django.db.utils.OperationalError")
+
+
 # What makes apply wait
 
 
