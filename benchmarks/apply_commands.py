@@ -54,18 +54,22 @@ def measure(count: int, size: int) -> None:
             log.add(command, acknowledged_below=max(log._sequence + 1 - 2 * size, 0), **arguments(number))
         first = machine.last_applied + 1
         batches = [batch(log.payloads[at : at + size], first + at) for at in range(0, count, size)]
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         for one in batches:
             machine.apply(one)
-        took = time.perf_counter() - started
-        print(f"{connection.vendor}: {command.name}, batches of {size}: {took / count * 1e6:.1f} µs an entry")
-    started = time.perf_counter()
+        took, busy = time.perf_counter() - started, time.process_time() - busy
+        print(
+            f"{connection.vendor}: {command.name}, batches of {size}: {took / count * 1e6:.1f} µs an entry, {busy / count * 1e6:.1f} of CPU"
+        )
+    started, busy = time.perf_counter(), time.process_time()
     for start in range(0, count, size):
         with transaction.atomic():
             for number in range(start, start + size):
                 Item.objects.create(id=10**9 + number, name=f"plain {number}")
-    took = time.perf_counter() - started
-    print(f"{connection.vendor}: plain creates, {size} a transaction: {took / count * 1e6:.1f} µs")
+    took, busy = time.perf_counter() - started, time.process_time() - busy
+    print(
+        f"{connection.vendor}: plain creates, {size} a transaction: {took / count * 1e6:.1f} µs each, {busy / count * 1e6:.1f} of CPU"
+    )
     assert Item.objects.count() == 2 * count + 1
     assert Order.objects.filter(item=item).count() == count
 
