@@ -18,13 +18,13 @@ from django.db import connections
 
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import COMMAND, client_payload
-from raftlog.exceptions import InsideTransaction, NodeUnavailable, OutcomeUnknown, SessionExpired
+from raftlog.exceptions import InsideTransaction, NodeUnavailable, NotProposed, OutcomeUnknown, SessionExpired
 from raftlog.replication import codec
 from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
 from raftlog.replication.context import is_applying
 from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
 from raftlog.runtime import clock
-from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, UNKNOWN, Outcome, Proposer
+from raftlog.runtime.ports import APPLIED, FAILED, NOT_PROPOSED, REFUSED, UNKNOWN, Outcome, Proposer
 
 if TYPE_CHECKING:
     from raftlog.replication.registry import Command
@@ -126,6 +126,7 @@ def propose(command: Command, arguments: dict[str, Any], *, timeout: float | Non
 
     Args:
         proposal_id: that of an OutcomeUnknown: the same attempt again. If it was applied, its result is returned.
+            Where it cannot be proposed now, that is OutcomeUnknown again, never NotProposed.
 
     Raises:
         InvalidArguments, PayloadTooLarge, InsideTransaction: before anything is proposed.
@@ -252,7 +253,11 @@ class _Attempt:
             answers.put(0, late)
             return
         payload = client_payload(COMMAND, session_id, sequence, 0, self.body)
-        _process.current().proposer.propose([payload], self.remaining(), lambda outcomes: answers.put(0, outcomes[0]))
+        proposer = _process.current().proposer
+        try:
+            proposer.propose([payload], self.remaining(), lambda outcomes: answers.put(0, outcomes[0]))
+        except NotProposed as error:
+            raise still_unknown(str(error), proposal_id) from error
 
     def repeated(self, proposal_id: str, outcome: Outcome | None) -> Any:
         if outcome is None:
@@ -265,6 +270,8 @@ class _Attempt:
                 return value_of(late, proposal_id)
             text = refusal_of(outcome)[1]
             raise SessionExpired(f"whether proposal {proposal_id} was applied is not known any more: {text}")
+        if outcome.status == NOT_PROPOSED:
+            raise still_unknown(refusal_of(outcome)[1], proposal_id)
         session = _process.session
         if outcome.status != UNKNOWN and session is not None and session.session_id == session_id:
             session.settled(sequence)
@@ -356,6 +363,11 @@ def value_of(outcome: Outcome, proposal_id: str) -> Any:
 
 
 # Asking later
+
+
+def still_unknown(why: str, proposal_id: str) -> OutcomeUnknown:
+    """A retry that was not proposed says nothing of the attempts before it."""
+    return OutcomeUnknown(f"it could not be proposed again ({why}), and an earlier attempt may be applied", proposal_id)
 
 
 def format_proposal_id(session_id: bytes, sequence: int) -> str:

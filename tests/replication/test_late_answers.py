@@ -1,13 +1,13 @@
-"""An answer that comes after its caller has given up is not lost: proposing again by the id returns it."""
+"""Proposing again by the id of an attempt whose outcome is unknown: what came late is found, and doubt stays doubt."""
 
 import msgspec
 import pytest
 
 from raftlog.consensus.entries import OPEN_SESSION, client_header
-from raftlog.exceptions import OutcomeUnknown, SessionExpired
+from raftlog.exceptions import NodeUnavailable, OutcomeUnknown, SessionExpired
 from raftlog.replication import codec, propose
 from raftlog.replication.registry import Command
-from raftlog.runtime.ports import APPLIED, REFUSED, Outcome
+from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, REFUSED, Outcome
 
 
 def take(ctx, *, amount: int) -> int:
@@ -96,3 +96,24 @@ def test_an_answer_between_the_last_look_and_giving_up_is_the_result(node, monke
 
     monkeypatch.setattr(propose.ClientSession, "give_up", answered_first)
     assert COMMAND.with_options(timeout=0.01).propose(amount=3) == 3
+
+
+@pytest.mark.parametrize("raised", [True, False])
+def test_a_retry_that_is_not_proposed_leaves_the_outcome_unknown_and_unacknowledged(node, monkeypatch, raised):
+    """The earlier attempt may be applied: NotProposed would invite the caller to do it twice."""
+    proposal_id = give_up()
+    ask = node.propose
+
+    def refuse(payloads, timeout, done):
+        if raised:
+            raise NodeUnavailable("down")
+        ask(payloads, timeout, done)
+        node.answer(1, NOT_PROPOSED, msgspec.msgpack.encode(("NoLeader", "no leader")))
+
+    monkeypatch.setattr(node, "propose", refuse)
+    with pytest.raises(OutcomeUnknown, match=r"could not be proposed again \((down|no leader)\)") as caught:
+        COMMAND.with_options(timeout=5, proposal_id=proposal_id).propose(amount=3)
+    assert caught.value.proposal_id == proposal_id
+    monkeypatch.setattr(node, "propose", ask)
+    give_up()
+    assert client_header(node.asked[-1][0]).acknowledged_below == client_header(node.asked[0][0]).sequence
