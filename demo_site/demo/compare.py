@@ -7,9 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Who is logged in where is written by each node for itself.
-LOCAL_TABLES = frozenset({"django_session", "django_admin_log"})
-
 
 @dataclass
 class Comparison:
@@ -76,8 +73,9 @@ def audit(database: sqlite3.Connection) -> Iterator[str]:
 
 
 def tables(database: sqlite3.Connection) -> list[str]:
+    """All of them, raftlog's own included; not SQLite's."""
     names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
-    return [name for name in names if not name.startswith("sqlite_") and name not in LOCAL_TABLES]
+    return [name for name in names if not name.startswith("sqlite_")]
 
 
 def content_hash(database: sqlite3.Connection, table: str) -> str:

@@ -286,12 +286,16 @@ class ProcessCluster:
     def running(self) -> list[NodeProcess]:
         return [node for node in self if node.is_running]
 
-    def make_databases(self) -> None:
-        """Migrate one node's database, and give every node a copy of it: all start from the same content."""
+    def make_databases(self, prepare: Callable[[NodeProcess], object] = lambda node: None) -> None:
+        """Migrate one node's database, and give every node a copy of it: all start from the same content.
+
+        `prepare` is called with that node before the copies are made.
+        """
         first, *others = self
         for node in self:
             node.directory.mkdir(parents=True, exist_ok=True)
         first.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
+        prepare(first)
         for node in others:
             for source in first.directory.glob("db.sqlite3*"):
                 shutil.copyfile(source, node.directory / source.name)

@@ -15,9 +15,10 @@ from demo_site.demo.story import Story
 from raftlog.exceptions import RaftlogError
 from raftlog.management.commands.raft import HelpFormatter
 from raftlog.management.output import Output, table
-from raftlog.testing.processes import ProcessCluster
+from raftlog.testing.processes import NodeProcess, ProcessCluster
 
 MAX_NODES = 25
+USER = "demo"  # name and password for the admin, where --serve leaves the cluster running
 MANAGE = (sys.executable, str(Path(demo_site.__file__).parents[1] / "manage.py"))
 
 
@@ -69,10 +70,17 @@ class Command(BaseCommand):
     def _play(self, directory: Path, nodes: int, kill: int, options: dict[str, Any]) -> Result:
         output = Output(self.stdout, as_json=options["json"])
         story_stream = Output(self.stderr).stream if options["json"] else output.stream
-        with ProcessCluster(nodes, directory, command=MANAGE, options={"CLUSTER": "demo"}) as cluster:
+        cluster = ProcessCluster(
+            nodes,
+            directory,
+            command=MANAGE,
+            options={"CLUSTER": "demo"},
+            environment={"DJANGO_SUPERUSER_PASSWORD": USER},
+        )
+        with cluster:
             with Story(story_stream, list(cluster.nodes), options["commands"]) as story:
                 story.say(f"making {nodes} databases in {directory}")
-                cluster.make_databases()
+                cluster.make_databases(make_user if options["serve"] else lambda node: None)
                 result = Scenario(cluster, story, commands=options["commands"], kill=kill).run()
             tell(result, output)
             if options["serve"]:
@@ -109,6 +117,10 @@ def make_directory(directory: Path | None) -> Path:
     return directory
 
 
+def make_user(node: NodeProcess) -> None:
+    node.manage("createsuperuser", "--noinput", "--username", USER, "--email", "demo@localhost")
+
+
 def tell(result: Result, output: Output) -> None:
     """The summary for people."""
     rows = [
@@ -142,7 +154,7 @@ def serve(cluster: ProcessCluster, output: Output) -> None:
     output.line("Left running. Open any of these, and write to it:")
     for node in cluster:
         output.line(f"  {node.node_id}  {node.http_address}/   (pid {node.pid}, output in {node.log_file})")
-    output.line("Ctrl-C ends it.")
+    output.line(f"The admin is at /admin/ (user {USER}, password {USER}). Ctrl-C ends it.")
     try:
         signal.pause()
     except KeyboardInterrupt:
