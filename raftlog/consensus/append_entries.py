@@ -295,7 +295,7 @@ def _store(state: ServerState, entries: EntryBatch, message: AppendEntries, now:
             )
         state.events.append(LogTruncated(state.current_term, conflict_index, log.last_index))
         log.truncate_from(conflict_index)
-        state.acks = [ack for ack in state.acks if ack[0] < conflict_index]
+        # No acknowledgement waits for a removed entry: all are of this term, whose one leader sends one log.
     # 4. "Append any new entries not already in the log"
     if entries.last_index > log.last_index:
         log.append(entries.slice(log.last_index + 1, entries.last_index))

@@ -356,6 +356,19 @@ def test_an_acknowledgement_is_dropped_with_its_entries(three):
     assert (found.recipient, found.match_index) == ("c", 3)
 
 
+def test_an_acknowledgement_is_dropped_with_its_term(three):
+    """A follower that has moved on vouches for nothing to the leader of the older term."""
+    raft = three.rafts["b"]
+    three.propose("a", "one")
+    raft.step(appends(three)[0], three.now)
+    raft.take_replies()
+    work = raft.take_unstable(three.now)
+    raft.step(AppendEntries(3, "c", "b", 2, 2, EntryBatch(3, [], []), 0, 1, "folder-b"), three.now)
+    raft.hard_state_saved(raft.unsaved_hard_state)
+    raft.stable_to(work.entries.last_index, work.entries.last_term)
+    assert [(each.recipient, each.match_index) for each in raft.take_replies()] == [("c", 2)]
+
+
 def test_nothing_of_a_term_is_written_before_the_term_is(three):
     raft = three.rafts["b"]
     newer = EntryBatch(3, [Run(1, 3, 0)], [command("other")])

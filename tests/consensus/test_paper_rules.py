@@ -354,3 +354,17 @@ def test_persistent_state_is_updated_on_stable_storage_before_responding_to_rpcs
     assert raft.take_replies() == []
     raft.stable_to(work.entries.last_index, work.entries.last_term)
     assert [reply.match_index for reply in raft.take_replies()] == [2]
+
+
+def test_a_candidate_asks_nobody_before_its_own_vote_is_durable(three):
+    """Else it could vote for another in that term after a crash, and both would count it."""
+    raft = three.rafts["a"]
+    three.now = raft.election_deadline
+    raft.tick(three.now)
+    raft.step(RequestVoteResponse(2, "b", "a", True, True, "folder-b", False, ""), three.now)
+    assert (raft.role, raft.unsaved_hard_state) == (Role.CANDIDATE, HardState(2, "a"))
+    assert raft.next_message("b", three.now) is None
+    raft.step(RequestVoteResponse(2, "b", "a", True, False, "folder-b", False, ""), three.now)
+    assert raft.role is Role.CANDIDATE, "its own vote does not count yet"
+    raft.hard_state_saved(raft.unsaved_hard_state)
+    assert raft.role is Role.LEADER

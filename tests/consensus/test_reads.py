@@ -128,6 +128,27 @@ def test_a_new_leader_answers_only_once_an_entry_of_its_term_is_committed():
     assert cluster.reads["a"] == [(1, 2)]
 
 
+def test_a_new_leader_does_not_answer_with_what_it_knew_to_be_committed_before(three):
+    """c holds entry 4, which is committed, but has not heard so when it takes over."""
+    three.cut("a", "b")
+    three.propose("a", "two")
+    three.deliver(three.wire.pop(0))
+    three.cut("a", "c")
+    three.settle()
+    assert (three.rafts["a"].commit_index, three.rafts["c"].commit_index) == (4, 3)
+    three.crash("a")
+    three.full_disks |= {"b", "c"}
+    three.elect("c")
+    read(three, "c", 1)
+    three.settle()
+    assert three.reads["c"] == []
+    three.full_disks.clear()
+    for node_id in "bc":
+        three.do(node_id, lambda raft: None)
+    three.settle()
+    assert three.reads["c"] == [(1, 5)]
+
+
 def test_a_single_voter_answers_at_once():
     cluster = Cluster("a", formed=True)
     cluster.do("a", lambda raft: raft.tick(cluster.now))
