@@ -69,12 +69,14 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         "next_index": None,
         "lag": None,
     }
-    arrived_at = state.arrivals.get(node_id)
-    if arrived_at is not None:
-        member["last_contact"] = round(now - arrived_at, 3)
+    heard_at = state.arrivals.get(node_id, float("-inf"))
     progress = raft.progress.get(node_id)
     if raft.role is Role.LEADER and progress is not None:
+        # Followers answer a leader; they send it nothing of their own.
+        heard_at = max(heard_at, progress.acked_at)
         member["match_index"] = progress.match_index
         member["next_index"] = progress.next_index
         member["lag"] = raft.log.last_index - progress.match_index
+    if heard_at != float("-inf") and node_id != raft.node_id:
+        member["last_contact"] = round(now - heard_at, 3)
     return member
