@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from raftlog.replication.certify import Verdict
+from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet
 
@@ -16,6 +17,8 @@ class TransactionLog(Protocol):
 
     # The committing connection keeps the host's turn until the entry is applied.
     holds_turn: bool
+    # Blocks of automatic keys of this process; None: SQLite gives keys, since nobody else writes meanwhile.
+    key_blocks: KeyBlocks | None
 
     def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
         """Propose an entry and return once this host's database has applied it, or with the verdict against it.
@@ -23,6 +26,10 @@ class TransactionLog(Protocol):
         Raises TransactionOutcomeUnknown, NotProposed. `applier` is the calling connection's own; only a log
         that applies inline uses it.
         """
+        ...
+
+    def reserve(self, table: str, count: int) -> Verdict:
+        """Reserve keys through the log; its verdict says which. Called without the turn, and only with key_blocks."""
         ...
 
 
@@ -34,6 +41,7 @@ class InlineLog:
     """
 
     holds_turn = True
+    key_blocks: KeyBlocks | None = None
 
     def __init__(self) -> None:
         self.observers: list[Callable[[int, bytes, Verdict], None]] = []
@@ -44,6 +52,9 @@ class InlineLog:
         for observer in self.observers:
             observer(index, body, verdict)
         return verdict
+
+    def reserve(self, table: str, count: int) -> Verdict:
+        raise NotImplementedError("who applies inline needs no blocks of keys")
 
 
 _logs: dict[str, TransactionLog] = {}

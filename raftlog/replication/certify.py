@@ -43,10 +43,12 @@ class VerdictKind(enum.IntEnum):
 
 
 class Verdict(NamedTuple):
-    """`reason` is for people: it names table and key."""
+    """`reason` is for people: it names table and key. `first_key`, `key_epoch`: of a block that was reserved."""
 
     kind: VerdictKind
     reason: str = ""
+    first_key: int = 0
+    key_epoch: int = 0
 
 
 APPLIED: Final = Verdict(VerdictKind.APPLIED)
@@ -70,7 +72,7 @@ STATE_TABLES: Final = (
     "INSERT OR IGNORE INTO main.raftlog_positions VALUES (1, 0, 0, 0)",
     "CREATE TABLE IF NOT EXISTS main.raftlog_tables (name TEXT PRIMARY KEY, changed INTEGER NOT NULL DEFAULT 0, "
     "schema_changed INTEGER NOT NULL DEFAULT 0, all_rows INTEGER NOT NULL DEFAULT 0, "
-    "fingerprint BLOB NOT NULL) WITHOUT ROWID",
+    "key_epoch INTEGER NOT NULL DEFAULT 0, fingerprint BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS main.raftlog_slots (slot INTEGER PRIMARY KEY, changed INTEGER NOT NULL)",
 )
 
@@ -89,10 +91,11 @@ class TableMarks(NamedTuple):
     changed: int
     schema_changed: int
     all_rows: int
+    key_epoch: int
     fingerprint: bytes
 
 
-NO_MARKS: Final = TableMarks(0, 0, 0, EMPTY)
+NO_MARKS: Final = TableMarks(0, 0, 0, 0, EMPTY)
 
 
 class LastChanged:
@@ -120,24 +123,24 @@ class LastChanged:
         self._cursor.execute("UPDATE raftlog_positions SET last_schema = ?", (index,))
 
     def table(self, name: str) -> TableMarks:
-        sql = "SELECT changed, schema_changed, all_rows, fingerprint FROM raftlog_tables WHERE name = ?"
+        sql = "SELECT changed, schema_changed, all_rows, key_epoch, fingerprint FROM raftlog_tables WHERE name = ?"
         found = self._cursor.execute(sql, (name,)).fetchall()
         return TableMarks._make(found[0]) if found else NO_MARKS
 
     def set_table(self, name: str, marks: TableMarks) -> None:
-        self._cursor.execute("INSERT OR REPLACE INTO raftlog_tables VALUES (?, ?, ?, ?, ?)", (name, *marks))
+        self._cursor.execute("INSERT OR REPLACE INTO raftlog_tables VALUES (?, ?, ?, ?, ?, ?)", (name, *marks))
 
     def tables(self) -> dict[str, TableMarks]:
-        rows = self._cursor.execute("SELECT name, changed, schema_changed, all_rows, fingerprint FROM raftlog_tables")
+        sql = "SELECT name, changed, schema_changed, all_rows, key_epoch, fingerprint FROM raftlog_tables"
+        rows = self._cursor.execute(sql)
         return {name: TableMarks._make(marks) for name, *marks in rows}
 
     def fold(self, name: str, index: int, difference: int, *, all_rows: bool) -> None:
         """Entry `index` changed rows of `name`; the fingerprint moves by `difference`."""
         marks = self.table(name)
-        changed = TableMarks(
-            index, marks.schema_changed, index if all_rows else marks.all_rows, add(marks.fingerprint, difference)
-        )
-        self.set_table(name, changed)
+        fingerprint = add(marks.fingerprint, difference)
+        all_rows_index = index if all_rows else marks.all_rows
+        self.set_table(name, marks._replace(changed=index, all_rows=all_rows_index, fingerprint=fingerprint))
 
     def mark_slots(self, slots: Iterable[int], index: int) -> None:
         self._cursor.executemany(

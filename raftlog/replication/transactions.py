@@ -13,6 +13,7 @@ Thread-safety: one thread at a time, as its connection.
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
@@ -31,10 +32,11 @@ from raftlog.replication.certify import (
     slot_of,
 )
 from raftlog.replication.fingerprint import EMPTY, row_number, scan_table
-from raftlog.replication.shapes import Schema, TableShape
+from raftlog.replication.shapes import Schema, TableShape, quoted
 from raftlog.replication.write_set import (
     Deletes,
     Inserts,
+    Reserve,
     SequenceSet,
     Statement,
     Step,
@@ -44,6 +46,8 @@ from raftlog.replication.write_set import (
     row_hash,
 )
 
+_LAST_KEY: Final = 2**63 - 1
+_COPY: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)"?', re.IGNORECASE)
 _UNIQUE_ERRORS: Final = frozenset(
     {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"}
 )
@@ -72,7 +76,7 @@ class TransactionApplier:
         self.schema.refresh()
         self._cursor.execute("SAVEPOINT raftlog_entry")
         try:
-            _Entry(self, index, write_set).run()
+            verdict = _Entry(self, index, write_set).run()
         except Refused as refused:
             self._undo()
             return refused.verdict
@@ -85,7 +89,7 @@ class TransactionApplier:
                 self._undo()
             raise
         self._cursor.execute("RELEASE raftlog_entry")
-        return APPLIED
+        return verdict
 
     def _undo(self) -> None:
         self._cursor.execute("ROLLBACK TO raftlog_entry")
@@ -144,17 +148,21 @@ class _Entry:
         # table -> what the entry adds to its fingerprint; keys it wrote
         self.differences: dict[str, int] = {}
         self.written: dict[str, set[tuple[Any, ...]]] = {}
+        self.verdict = APPLIED
 
-    def run(self) -> None:
+    def run(self) -> Verdict:
         self.certify()
-        definitions = self.schema.definitions() if self.write_set.is_schema else {}
+        is_schema = self.write_set.is_schema
+        definitions = self.schema.definitions() if is_schema else {}
+        counters = self.counters() if is_schema else {}
         for step in self.write_set.steps:
             self.take(step)
         if self.checks_references and (words := self.references.dangling()):
             raise Refused(VerdictKind.CONFLICT, words)
         self.record()
-        if self.write_set.is_schema:
-            self.record_schema(definitions)
+        if is_schema:
+            self.record_schema(definitions, counters)
+        return self.verdict
 
     # Certification by index
 
@@ -206,8 +214,10 @@ class _Entry:
             self.delete(step)
         elif isinstance(step, Statement):
             self.statement(step)
-        else:
+        elif isinstance(step, SequenceSet):
             self.sequence(step)
+        else:
+            self.reserve(step)
 
     def insert(self, step: Inserts) -> None:
         name, shape = self.shape(step.table)
@@ -292,9 +302,39 @@ class _Entry:
         self.references.forget()
 
     def sequence(self, step: SequenceSet) -> None:
-        self.cursor.execute("DELETE FROM sqlite_sequence WHERE name = ?", (step.table,))
-        if step.value is not None:
-            self.cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (step.table, step.value))
+        before = self.counter(step.table)
+        self.set_counter(step.table, step.value)
+        if step.value is None or step.value < before:
+            marks = self.marks.table(step.table)
+            self.marks.set_table(step.table, marks._replace(key_epoch=self.index))
+
+    def reserve(self, step: Reserve) -> None:
+        try:
+            shape = self.schema.table(step.table)
+        except KeyError:
+            raise Refused(VerdictKind.CONFLICT, f"table {step.table} is gone") from None
+        if not shape.autoincrement:
+            raise Refused(VerdictKind.CONFLICT, f"table {step.table} has no counter of automatic keys")
+        sql = f"SELECT max({quoted(shape.autoincrement)}) FROM main.{quoted(step.table)}"
+        (highest,) = self.cursor.execute(sql).fetchone()
+        first = max(self.counter(step.table), highest or 0) + 1
+        if first + step.count >= _LAST_KEY:
+            raise Refused(VerdictKind.INTEGRITY, f"table {step.table} has no {step.count} automatic keys left")
+        self.set_counter(step.table, first + step.count - 1)
+        self.verdict = Verdict(VerdictKind.APPLIED, "", first, self.marks.table(step.table).key_epoch)
+
+    def counters(self) -> dict[str, int]:
+        found = self.cursor.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_sequence'").fetchall()
+        return dict(self.cursor.execute("SELECT name, seq FROM main.sqlite_sequence").fetchall()) if found else {}
+
+    def counter(self, table: str) -> int:
+        found = self.cursor.execute("SELECT seq FROM main.sqlite_sequence WHERE name = ?", (table,)).fetchall()
+        return found[0][0] if found and isinstance(found[0][0], int) else 0
+
+    def set_counter(self, table: str, value: int | None) -> None:
+        self.cursor.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
+        if value is not None:
+            self.cursor.execute("INSERT INTO main.sqlite_sequence (name, seq) VALUES (?, ?)", (table, value))
 
     # What later entries are certified by
 
@@ -314,15 +354,27 @@ class _Entry:
         self.marks.mark_slots(slots, self.index)
         self.marks.set_last_data(self.index)
 
-    def record_schema(self, before: dict[str, str]) -> None:
-        """Mark each table whose definition an entry's statements changed, and count its rows anew."""
+    def record_schema(self, before: dict[str, str], counters: dict[str, int]) -> None:
+        """Mark each table whose definition an entry's statements changed, and count its rows anew.
+
+        A table that was remade keeps its counter of automatic keys: a remake sets it to the highest key that is left.
+        """
         self.schema.refresh()
         after = self.schema.definitions()
-        for name in sorted(before.keys() | after.keys()):
-            if before.get(name) == after.get(name):
+        written = {match.group(1) for step in self.write_set.steps if (match := _written_by(step))}
+        names = self.schema.table_names()
+        for name in sorted(before.keys() | after.keys() | (written & set(names))):
+            if before.get(name) == after.get(name) and name not in written:
                 continue
             fingerprint = EMPTY
-            if name in self.schema.table_names():
+            if name in names:
                 fingerprint = scan_table(self.cursor.connection, self.schema.table(name))
-            self.marks.set_table(name, TableMarks(self.index, self.index, self.index, fingerprint))
+                if name in counters and self.schema.table(name).autoincrement and self.counter(name) < counters[name]:
+                    self.set_counter(name, counters[name])
+            self.marks.set_table(name, TableMarks(self.index, self.index, self.index, self.index, fingerprint))
         self.marks.set_last_schema(self.index)
+
+
+def _written_by(step: Step) -> re.Match[str] | None:
+    """The table into which a statement of a schema entry copies rows."""
+    return _COPY.match(step.sql) if isinstance(step, Statement) else None

@@ -67,6 +67,13 @@ class SequenceSet(msgspec.Struct, array_like=True, frozen=True, tag=4):
     value: int | None
 
 
+class Reserve(msgspec.Struct, array_like=True, frozen=True, tag=5):
+    """A block of `count` automatic keys for a process: the counter moves past it (key_blocks.py)."""
+
+    table: str
+    count: int
+
+
 Captured = RowChange | tuple[Any, ...] | Statement | SequenceSet
 
 
@@ -95,7 +102,7 @@ class Deletes(msgspec.Struct, array_like=True, tag=2):
     rows: list[list[Any]]
 
 
-Step = Inserts | Updates | Deletes | Statement | SequenceSet
+Step = Inserts | Updates | Deletes | Statement | SequenceSet | Reserve
 
 
 class WriteSet(msgspec.Struct, array_like=True):
@@ -141,6 +148,11 @@ def decode_write_set(body: bytes) -> WriteSet:
     if write_set.format != FORMAT:
         raise InvalidEntry(f"a transaction entry has format {write_set.format}; this version reads {FORMAT}")
     return write_set
+
+
+def reservation(table: str, count: int) -> bytes:
+    """The body of an entry that reserves keys. It is based on nothing, so it never conflicts."""
+    return encode_write_set(WriteSet(FORMAT, 0, 0, [], [Reserve(table, count)], [], []))
 
 
 def is_same(left: Value, right: Value) -> bool:

@@ -18,6 +18,7 @@ from raftlog.backends.log import log_for
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
+from raftlog.backends.sqlite3.operations import DatabaseOperations
 from raftlog.backends.sqlite3.schema import DatabaseSchemaEditor
 from raftlog.backends.sqlite3.transaction import State
 from raftlog.backends.sqlite3.turn import Turn
@@ -32,6 +33,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
     display_name = "SQLite, replicated by raftlog"
     SchemaEditorClass = DatabaseSchemaEditor
     introspection_class = DatabaseIntrospection
+    ops_class = DatabaseOperations
 
     def get_connection_params(self) -> dict[str, Any]:
         params = super().get_connection_params()
@@ -70,6 +72,17 @@ class DatabaseWrapper(stock.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Cursor:
         cursor: Cursor = self.connection.cursor(factory=Cursor)
         return cursor
+
+    def automatic_keys(self, table: str, count: int) -> list[int] | None:
+        """Keys for rows that are about to be inserted; None: SQLite gives them."""
+        self.ensure_connection()
+        keys: list[int] | None = self.connection.control.keys.take(table, count)
+        return keys
+
+    def reserve_automatic_keys(self, table: str, count: int) -> None:
+        """See to it that so many keys can be taken, if that is still possible in this transaction."""
+        self.ensure_connection()
+        self.connection.control.keys.reserve(table, count)
 
     def _set_autocommit(self, autocommit: bool) -> None:
         control: Control = self.connection.control

@@ -295,4 +295,5 @@ class Control(Transaction):
             raise NotReplicable(self.authorizer.refusal) from None
         if isinstance(error, sqlite3.IntegrityError):
             self.observed.failed(info)
+            self.keys.collided()
         raise error

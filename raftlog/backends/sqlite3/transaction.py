@@ -23,8 +23,10 @@ from raftlog.backends.sqlite3.authorizer import Authorizer
 from raftlog.backends.sqlite3.capture import Capture
 from raftlog.backends.sqlite3.cursor import Connection, GuardedCursor
 from raftlog.backends.sqlite3.gather import encoded, gather
+from raftlog.backends.sqlite3.keys import TransactionKeys
 from raftlog.backends.sqlite3.observed import Observed
 from raftlog.backends.sqlite3.turn import Turn, watchdog
+from raftlog.exceptions import NotProposed
 from raftlog.replication.certify import Refused, Verdict, VerdictKind, check_unchanged_since
 from raftlog.replication.shapes import quoted
 from raftlog.replication.transactions import TransactionApplier
@@ -64,6 +66,7 @@ class Transaction:
         self.capture = Capture(connection, max_bytes)
         self.applier = TransactionApplier(connection)
         self.observed = Observed(self.capture.schema)
+        self.keys = TransactionKeys(self)
         self.base = 0
         self._cursor = connection.cursor(sqlite3.Cursor)
         self._cursor.row_factory = None
@@ -102,16 +105,26 @@ class Transaction:
         if self.turn_limit is not None:
             watchdog.watch(self.turn, self.turn_limit, self._expire)
 
+    def key_epoch(self, table: str) -> int:
+        """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
+        with self._internal():
+            return self.applier.marks.table(table).key_epoch if self._tables_exist() else 0
+
+    def _tables_exist(self) -> bool:
+        """Whether raftlog's tables are there, in the snapshot that is open. They never go away."""
+        if not self._has_tables:
+            sql = "SELECT 1 FROM main.sqlite_master WHERE name = 'raftlog_positions'"
+            self._has_tables = bool(self._cursor.execute(sql).fetchall())
+        return self._has_tables
+
     def _begin_with_turn(self) -> None:
         with self._internal():
             has_read = self.state is State.READING and bool(self.observed)
-            seen = self.applier.applied_index if has_read and self._has_tables else 0
+            seen = self.applier.applied_index if has_read and self._tables_exist() else 0
             if self.connection.in_transaction:
                 self._cursor.execute("ROLLBACK")
-            if not self._has_tables:
+            if not self._tables_exist():
                 self.applier.marks.make_tables()
-                self._has_tables = True
-                has_read = False
             self.capture.renew()
             self._cursor.execute("BEGIN IMMEDIATE")
             for name, _ in self._savepoints:
@@ -159,10 +172,20 @@ class Transaction:
             self.turn.give_back()
         try:
             verdict = self._propose(write_set, body)
+        except NotProposed:
+            raise
+        except BaseException:
+            self.keys.used()
+            raise
+        else:
+            if verdict.kind is VerdictKind.APPLIED:
+                self.keys.used()
+                return
+            if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
+                self.keys.collided()
+            raise conflict(verdict)
         finally:
             self._abandon()
-        if verdict.kind is not VerdictKind.APPLIED:
-            raise conflict(verdict)
 
     def _propose(self, write_set: WriteSet, body: bytes) -> Verdict:
         self.capture.muted = True
@@ -202,6 +225,7 @@ class Transaction:
         self._death = None
         self._savepoints.clear()
         self.capture.clear()
+        self.keys.unused()
         self.observed = Observed(self.capture.schema)
 
     def close(self) -> None:

@@ -1,0 +1,70 @@
+"""Automatic keys of one connection's transaction: taken from the process's blocks, given back if unused (rule 12)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftlog.backends.exceptions import TransactionConflict
+from raftlog.replication.certify import VerdictKind
+
+if TYPE_CHECKING:
+    from raftlog.backends.sqlite3.transaction import Transaction
+
+
+class TransactionKeys:
+    """What a transaction took from the blocks. Thread-safety: as its connection."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._taken: list[tuple[str, list[int], int]] = []  # table, keys, epoch
+
+    def take(self, table: str, count: int) -> list[int] | None:
+        """None: SQLite gives the keys. Raises TransactionConflict where the turn is held and the block too small."""
+        blocks = self._transaction.log.key_blocks
+        if blocks is None:
+            return None
+        epoch = self._reserve(table, count)
+        keys = blocks.take(table, count, epoch)
+        if keys is None:
+            # Another thread was faster, or this transaction may not reserve any more: the next attempt finds more.
+            raise TransactionConflict(f"the reserved automatic keys of {table} are used up; nothing was changed")
+        self._taken.append((table, keys, epoch))
+        return keys
+
+    def reserve(self, table: str, count: int) -> None:
+        if self._transaction.log.key_blocks is not None:
+            self._reserve(table, count)
+
+    def _reserve(self, table: str, count: int) -> int:
+        """Refill the block if it can be, and return the epoch of the table's counter."""
+        transaction = self._transaction
+        blocks = transaction.log.key_blocks
+        assert blocks is not None
+        epoch = transaction.key_epoch(table)
+        missing = blocks.missing(table, count, epoch)
+        if missing and not transaction.turn.held:
+            verdict = transaction.log.reserve(table, missing)
+            if verdict.kind is VerdictKind.APPLIED:
+                blocks.add(table, verdict.first_key, missing, verdict.key_epoch)
+                epoch = max(epoch, verdict.key_epoch)
+        return epoch
+
+    def unused(self) -> None:
+        """The transaction changed nothing: what it took can be taken again."""
+        blocks = self._transaction.log.key_blocks
+        if blocks is not None:
+            for table, keys, epoch in reversed(self._taken):
+                blocks.give_back(table, keys, epoch)
+        self._taken.clear()
+
+    def used(self) -> None:
+        """They are in an entry that was applied, or may be."""
+        self._taken.clear()
+
+    def collided(self) -> None:
+        """A key or unique value was taken already: perhaps one of these."""
+        blocks = self._transaction.log.key_blocks
+        if blocks is not None:
+            for table, _, _ in self._taken:
+                blocks.drop(table)
+        self._taken.clear()
