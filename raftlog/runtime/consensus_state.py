@@ -67,6 +67,9 @@ class ConsensusState:
         self.log_writer_busy = False
         # When a frame of each peer last arrived, stamped by its consumer (rule 6). Written without the monitor.
         self.arrivals: dict[str, float] = {}
+        # The same for AppendEntries only: what a leader sends as such. A deposed leader that asks for votes, or answers
+        # reads, must not keep its followers' election timers waiting.
+        self.leader_arrivals: dict[str, float] = {}
         self.peer_work: dict[str, MonitorCondition] = {}
         self.log_sync_work = monitor.condition()
         self.apply_work = monitor.condition()
@@ -86,6 +89,12 @@ class ConsensusState:
         self._seen_leadership = (raft.leader_id, raft.current_term, raft.role)
         self._step_down_at = float("inf")
         self._election_at = float("inf")
+
+    def arrived(self, message: PeerMessage, at: float) -> None:
+        """A consumer has received `message` (rule 6). Monitor: not needed."""
+        self.arrivals[message.sender] = at
+        if isinstance(message, AppendEntries):
+            self.leader_arrivals[message.sender] = at
 
     # Inbound, from service threads
 

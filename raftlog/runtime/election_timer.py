@@ -33,11 +33,11 @@ def election_timer_main(state: ConsensusState, now_doing: Callable[[str], None])
 
 
 def count_arrivals(state: ConsensusState) -> None:
-    """Let the newest frame of the present leader count, also while it still waits to be processed (rule 6).
+    """Let the newest AppendEntries of the present leader count, also while it still waits to be processed (rule 6).
 
     Monitor: held.
     """
     leader_id = state.raft.leader_id
-    arrived_at = state.arrivals.get(leader_id)
+    arrived_at = state.leader_arrivals.get(leader_id)
     if arrived_at is not None:
         state.raft.heard_from_leader(leader_id, arrived_at)

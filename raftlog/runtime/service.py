@@ -40,7 +40,7 @@ class Service:
 
     def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
         peer = message.sender
-        self._state.arrivals[peer] = arrived_at
+        self._state.arrived(message, arrived_at)
         with self._lock:
             inbox = self._inboxes.get(peer)
             if inbox is None:

@@ -23,8 +23,11 @@ MAX_ITEMS: Final = 12  # of an appended-to value; then it is replaced
 class SimulatedClient:
     """One operation after another. One that it gives up has an unknown outcome, and ends this client's session."""
 
-    def __init__(self, simulation: Simulation, name: str, rng: random.Random) -> None:
+    def __init__(
+        self, simulation: Simulation, name: str, rng: random.Random, *, read_share: float | None = None
+    ) -> None:
         self.simulation = simulation
+        self.read_share = simulation.profile.read_share if read_share is None else read_share
         self.name = name
         self.rng = rng
         self.generation = 0
@@ -65,12 +68,12 @@ class SimulatedClient:
         if rng.random() < 0.2:
             self._choose_node()
         self.give_up_at = simulation.now + rng.uniform(*GIVE_UP_AFTER)
-        if not self.session_is_open:
+        if not self.session_is_open and self.read_share < 1:
             self.operation = None
             self.payload = client_payload(OPEN_SESSION, self.session, 0, 0, b"")
         else:
             key = f"k{rng.randrange(simulation.profile.keys)}"
-            if rng.random() < simulation.profile.read_share:
+            if rng.random() < self.read_share:
                 self.begin_read(key)
                 return
             self.begin_command(key, *self._draw_action(key))

@@ -45,7 +45,7 @@ def operation(name: str, weight: float = 1.0) -> Callable[[Function], Function]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedFault:
-    """The `number`-th fault of a run: after `at` events, drawn from its own seed, so that each can be left out alone."""
+    """The `number`-th fault of a run, after `at` events; with a random source of its own: it can be left out."""
 
     number: int
     at: int
@@ -148,6 +148,17 @@ def connection(simulation: Simulation, rng: random.Random) -> str:
     node.connection_lost(peer)
     simulation.nodes[peer].connection_lost(node.node_id)
     return f"{node.node_id} - {peer}"
+
+
+@operation("half-open", 2)
+def half_open(simulation: Simulation, rng: random.Random) -> str:
+    """A node is cut off, its peers notice at once that the connections are gone, and it does not."""
+    node = _some_node(simulation, rng)
+    simulation.network.partition([[node.node_id], node.peers])
+    simulation.after(_duration(rng), simulation.network.heal)
+    for peer in node.peers:
+        simulation.nodes[peer].connection_lost(node.node_id)
+    return node.node_id
 
 
 # Processes and machines

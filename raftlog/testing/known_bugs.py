@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
-from raftlog.consensus import append_entries, quorum, raft, reads, request_vote, roles, timing
+from raftlog.consensus import append_entries, quorum, raft, reads, request_vote
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, RequestVote, RequestVoteResponse
 from raftlog.consensus.server_state import LeaderRead, ServerState
-from raftlog.consensus.state import HardState, Role
+from raftlog.consensus.state import Role
 from raftlog.runtime import reads as runtime_reads
 from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.testing.kv_machine import KeyValueMachine
@@ -183,6 +183,17 @@ def _match_index_of_another_term() -> list[Patch]:
     return [_receiver(AppendEntriesResponse, on_append_entries_response)]
 
 
+@mutation("match-index-from-last-index", "a follower's last index is taken for what it has in common with the leader")
+def _match_index_from_last_index() -> list[Patch]:
+    original = append_entries.on_append_entries_response
+
+    def on_append_entries_response(state: ServerState, message: AppendEntriesResponse, now: float) -> None:
+        match_index = min(message.last_log_index, state.log.last_index)
+        original(state, msgspec.structs.replace(message, match_index=match_index) if message.success else message, now)
+
+    return [_receiver(AppendEntriesResponse, on_append_entries_response)]
+
+
 @mutation("heartbeat-commits-beyond-match", "a heartbeat commits what the follower holds, whether it matches or not")
 def _heartbeat_commits_beyond_match() -> list[Patch]:
     build = append_entries._build
@@ -237,7 +248,9 @@ def _leader_counts_unsynced() -> list[Patch]:
     return [(append_entries, "advance_commit_index", advance_commit_index)]
 
 
-@mutation("stale-sync-accepted", "a sync of entries that were truncated meanwhile counts for those in their place (rule 6)")
+@mutation(
+    "stale-sync-accepted", "a sync of entries that were truncated meanwhile counts for those in their place (rule 6)"
+)
 def _stale_sync_accepted() -> list[Patch]:
     def receive(self: SimulatedNode, message: Any) -> None:
         handle = self.state.handle_answers if isinstance(message, AppendEntriesResponse) else None
@@ -269,7 +282,9 @@ def _stale_leader_read() -> list[Patch]:
     return [(reads, "_lead_read", lead_read)]
 
 
-@mutation("read-before-no-op", "a new leader answers reads before it committed an entry of its term (dissertation §6.4)")
+@mutation(
+    "read-before-no-op", "a new leader answers reads before it committed an entry of its term (dissertation §6.4)"
+)
 def _read_before_no_op() -> list[Patch]:
     attach, confirm = reads.attach_to_round, reads.confirm_reads
 
@@ -365,6 +380,3 @@ def _applied_before_durable() -> list[Patch]:
 def _receiver(message_type: type, function: Any) -> Patch:
     """Exchange what Raft.step() calls for a type of message."""
     return (raft, "_RECEIVERS", {**raft._RECEIVERS, message_type: function})
-
-
-_ = (HardState, roles, timing)

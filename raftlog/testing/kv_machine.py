@@ -1,4 +1,4 @@
-"""A key-value state machine in memory, with sessions: what the database is to a real node (rules 1 and 5 of the design).
+"""A key-value state machine in memory, with sessions: what the database is to a node (rules 1 and 5 of the design).
 
 State, sessions with their recorded answers, and the applied index change together, as in one database
 transaction. After a power failure the machine may be back at an earlier transaction, as a database

@@ -88,7 +88,9 @@ def first_seed(name: str, max_seeds: int = MAX_SEEDS, nodes: int = 5, events: in
 def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     """Exit code 1 where a search did not find a mutation."""
     parser = argparse.ArgumentParser(prog="python -m raftlog.testing.mutations", description=__doc__.split("\n")[0])
-    parser.add_argument("--search", action="store_true", help=f"find and record the first seed of each, up to {MAX_SEEDS}")
+    parser.add_argument(
+        "--search", action="store_true", help=f"find and record the first seed of each, up to {MAX_SEEDS}"
+    )
     parser.add_argument("names", nargs="*", help="only these")
     options = parser.parse_args(arguments)
     found = recorded() if FIRST_SEEDS.exists() else {}

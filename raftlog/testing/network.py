@@ -1,4 +1,4 @@
-"""The wire between simulated nodes: messages are dropped, delayed, doubled and reordered; links are cut one way or both."""
+"""The wire between simulated nodes: it drops, delays, doubles and reorders messages; links are cut one way or both."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NetworkProfile:
 
 
 class SimulatedNetwork:
-    """Carries messages between nodes. `schedule(delay, function, argument)` and `deliver(message)` are the simulation's."""
+    """Carries messages between nodes. `schedule(delay, function, argument)`, `deliver(message)`: the simulation's."""
 
     def __init__(
         self,

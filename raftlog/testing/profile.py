@@ -20,6 +20,8 @@ class Profile:
     sync_delay: float
     apply_delay: float
     clients: int
+    # Clients besides, that only read.
+    readers: int
     keys: int
     # Share of operations that read through ReadIndex.
     read_share: float
@@ -42,7 +44,7 @@ def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
     network = NetworkProfile(
         drop=rng.choice((0.0, 0.0, 0.01, 0.05, 0.15)),
         duplicate=rng.choice((0.0, 0.0, 0.02, 0.1)),
-        max_delay=rng.choice((0.002, 0.005, 0.02, 0.06)),
+        max_delay=rng.choice((0.002, 0.005, 0.02, 0.06, 0.2)),
         slow=rng.choice((0.0, 0.0, 0.01, 0.03)),
         slow_delay=rng.choice((0.1, 0.6)),
         ordered=rng.random() < 0.4,
@@ -63,10 +65,11 @@ def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
         segment_bytes=rng.choice((4096, 8192, 16384)),
         sync_delay=rng.choice((0.001, 0.005, 0.03, 0.1)),
         apply_delay=rng.choice((0.0005, 0.01, 0.1)),
-        clients=rng.choice((2, 3, 4, 6)),
+        clients=rng.choice((2, 4, 6, 8)),
+        readers=rng.choice((0, 0, 2, 4)),
         keys=rng.choice((1, 3, 6)),
         read_share=rng.choice((0.1, 0.3, 0.6)),
-        think_time=rng.choice((0.01, 0.05, 0.2)),
+        think_time=rng.choice((0.001, 0.01, 0.05)),
         faults=sorted(rng.sample(fault_names, min(count, len(fault_names)))),
         events_per_fault=rng.choice((25.0, 50.0, 100.0, 200.0)),
         clock_skew=rng.choice((0.0, 0.0, 0.05, 0.2)),

@@ -2,12 +2,13 @@
 
 Figure 3 of the paper, and what our storage promises:
 
-1. Election Safety: at most one leader can be elected in a given term.
+1. Election Safety: at most one leader can be elected in a given term; and a majority has saved its vote for it.
 2. Leader Append-Only: a leader never overwrites or deletes entries in its log.
 3. Log Matching: if two logs contain an entry with the same index and term, they are identical up to it.
 4. Leader Completeness: an entry committed in a term is in the logs of the leaders of all later terms.
 5. State Machine Safety: no two servers apply different entries at one index; nor differ in the answer.
-6. Commitment: what a leader counts as committed is durable in the logs of a majority at that moment.
+6. Commitment: what a leader counts as committed is durable in the logs of a majority at that moment; and it counts for
+   a follower what that has acknowledged in the leader's own term, no more.
    And its own term's entries only: older ones are committed with them (§5.4.2).
 7. Within a life of a node, commit index and applied index never go back, nor pass what its log holds.
 8. Over crashes, the current term never goes back, a vote given is never changed, and entries that the node
@@ -75,6 +76,10 @@ class Safety:
         # Durable ends of logs that were lost with their disks.
         self.gone: dict[str, tuple[int, int]] = {}
         self.leaders: dict[int, str] = {}
+        # (term, candidate) -> who voted for it
+        self.votes: dict[tuple[int, str], set[str]] = {}
+        # (term, leader, follower) -> highest index that was acknowledged
+        self.acknowledged: dict[tuple[int, str, str], int] = {}
         # (index, term) -> (term of the entry before, payload)
         self.entries: dict[tuple[int, int], tuple[int, bytes]] = {}
         # index - 1 -> term of the committed entry; and the term in which it was first known to be committed.
@@ -118,24 +123,49 @@ class Safety:
                 f"{raft.node_id} voted for {seen.voted_for} and then {raft.voted_for!r} in term {raft.current_term}",
             )
         seen.current_term, seen.voted_for = raft.current_term, raft.voted_for
+        if raft.voted_for:
+            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add(raft.node_id)
 
     def _check_leader(self, raft: Raft, seen: Seen) -> None:
         term = raft.current_term
         if seen.led_term == term:
             if raft.log.generation != seen.generation or raft.log.last_index < seen.last_index:
                 raise Violation("leader append-only", f"{raft.node_id} removed entries while it led term {term}")
+            self._check_progress(raft)
             return
         other = self.leaders.setdefault(term, raft.node_id)
         if other != raft.node_id:
             raise Violation("election safety", f"{other} and {raft.node_id} both lead term {term}")
         seen.led_term = term
+        votes = self.votes.get((term, raft.node_id), set())
+        for part in (raft.configuration.voters, raft.configuration.outgoing):
+            if part and len(votes.intersection(part)) * 2 <= len(part):
+                raise Violation(
+                    "elected by a majority", f"{raft.node_id} leads term {term} by the votes of {sorted(votes)}"
+                )
         index = self._committed_before(term)
         if index and not (raft.log.last_index >= index and raft.log.term_at(index) == self.committed[index - 1]):
             raise Violation(
                 "leader completeness",
-                f"{raft.node_id} leads term {term} without entry {index} of term {self.committed[index - 1]}, which was "
-                f"committed in term {self.committed_in[index - 1]}",
+                f"{raft.node_id} leads term {term} without entry {index} of term {self.committed[index - 1]}, "
+                f"which was committed in term {self.committed_in[index - 1]}",
             )
+
+    def _check_progress(self, raft: Raft) -> None:
+        term, leader = raft.current_term, raft.node_id
+        for peer, progress in raft.progress.items():
+            if progress.match_index and progress.match_index > self.acknowledged.get((term, leader, peer), 0):
+                raise Violation(
+                    "acknowledged in this term",
+                    f"{leader} counts {peer} up to entry {progress.match_index} in term {term}, in which it "
+                    f"acknowledged up to {self.acknowledged.get((term, leader, peer), 0)}",
+                )
+
+    def sent(self, message: Any) -> None:
+        """A node lets an acknowledgement out."""
+        key = (message.term, message.recipient, message.sender)
+        if message.success and message.match_index > self.acknowledged.get(key, 0):
+            self.acknowledged[key] = message.match_index
 
     def _committed_before(self, term: int) -> int:
         """Highest index known to be committed in an earlier term than `term`."""
@@ -198,7 +228,8 @@ class Safety:
         term = raft.log.term_at(index)
         if term != raft.current_term:
             raise Violation(
-                "commit rule", f"{raft.node_id}, leader of term {raft.current_term}, commits entry {index} of term {term}"
+                "commit rule",
+                f"{raft.node_id}, leader of term {raft.current_term}, commits entry {index} of term {term}",
             )
         for part in (raft.configuration.voters, raft.configuration.outgoing):
             holders = [node_id for node_id in part if self._holds(node_id, raft, index, term)]
@@ -230,7 +261,8 @@ class Safety:
         if raft.last_applied > min(raft.commit_index, raft.log.stable_index):
             raise Violation(
                 "applied is committed and durable here",
-                f"{raft.node_id} applied {raft.last_applied}, committed {raft.commit_index}, durable {raft.log.stable_index}",
+                f"{raft.node_id} applied {raft.last_applied}, committed {raft.commit_index}, "
+                f"durable {raft.log.stable_index}",
             )
         seen.applied_index = raft.last_applied
 
@@ -244,7 +276,9 @@ class Safety:
     def answered(self, node_id: str, index: int, status: int, result: bytes) -> None:
         known = self.answers.setdefault(index, (status, result))
         if known != (status, result):
-            raise Violation("machines agree", f"{node_id} answers entry {index} with {result!r}, another with {known[1]!r}")
+            raise Violation(
+                "machines agree", f"{node_id} answers entry {index} with {result!r}, another with {known[1]!r}"
+            )
 
     # Over restarts
 
@@ -258,11 +292,14 @@ class Safety:
         node_id, log = raft.node_id, raft.log
         seen = self.seen[node_id]
         if raft.current_term < seen.current_term:
-            raise Violation("term never goes back", f"{node_id} restarts in {raft.current_term}, was in {seen.current_term}")
+            raise Violation(
+                "term never goes back", f"{node_id} restarts in {raft.current_term}, was in {seen.current_term}"
+            )
         if raft.current_term == seen.current_term and seen.voted_for and raft.voted_for != seen.voted_for:
             raise Violation(
                 "one vote a term",
-                f"{node_id} voted for {seen.voted_for} in term {seen.current_term}, and knows {raft.voted_for!r} after a restart",
+                f"{node_id} voted for {seen.voted_for} in term {seen.current_term}, and after a restart for "
+                f"{raft.voted_for!r}",
             )
         index, term = seen.durable
         if index > log.last_index or log.term_at(index) != term:
@@ -277,6 +314,8 @@ class Safety:
             )
         self.seen[node_id] = fresh = Seen()
         fresh.current_term, fresh.voted_for = raft.current_term, raft.voted_for
+        if raft.voted_for:  # it may have been saved in the very call that power was lost in
+            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add(node_id)
         fresh.commit_index = fresh.applied_index = machine_index
         fresh.durable = (log.last_index, log.last_term)
         fresh.last_index = fresh.checked_index = log.last_index

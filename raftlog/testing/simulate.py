@@ -60,7 +60,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, choices=(3, 5, 7), default=5)
     parser.add_argument("--events", type=int, default=2000, help="events with faults, before everything is healed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--without", type=_numbers, default=frozenset(), help="leave out these planned faults (numbers)")
+    parser.add_argument(
+        "--without", type=_numbers, default=frozenset(), help="leave out these planned faults (numbers)"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trace", metavar="FILE", help="write every event of a single seed")
     parser.add_argument("--html", metavar="FILE", help="write the timeline of a history that is not linearizable")
@@ -143,9 +145,7 @@ class _Totals:
         }
 
 
-def _show(
-    report: Report, total: _Totals, seeds: int, options: argparse.Namespace, out: TextIO, seconds: float
-) -> None:
+def _show(report: Report, total: _Totals, seeds: int, options: argparse.Namespace, out: TextIO, seconds: float) -> None:
     if options.trace:
         with open(options.trace, "w", encoding="utf-8") as file:
             file.write("\n".join([report.profile, *report.trace]) + "\n")

@@ -20,19 +20,19 @@ import random
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from raftlog.consensus.configuration import decode_configuration
 from raftlog.consensus.events import Event
 from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
+    AppendEntriesResponse,
     ReadIndexRequest,
     RequestVote,
     TimeoutNow,
 )
 from raftlog.consensus.raft import Raft
-from raftlog.consensus.settings import RaftSettings
 from raftlog.exceptions import DiskFull, LogTruncated, StorageError, StorageFailed
 from raftlog.runtime.consensus_state import ConsensusState, _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
@@ -247,7 +247,7 @@ class SimulatedNode:
         self.paused_until = self.busy_until = 0.0
 
     def crash(self, *, power: bool) -> None:
-        """End the process at once; with `power`, the disk loses what was not synced, and the database its last commits."""
+        """End the process at once; with `power`, the disk loses what was not synced, the database its last commits."""
         if self.is_up:
             self.simulation.safety.crashed(self.raft)
         self._end("power lost" if power else "killed", power=power)
@@ -335,7 +335,7 @@ class SimulatedNode:
         if not self.is_up:
             return
         if self.simulation.now >= self.paused_until:
-            self.state.arrivals[message.sender] = self.local_now()
+            self.state.arrived(message, self.local_now())
         self._when_free(lambda: self._receive(message))
 
     def _receive(self, message: PeerMessage) -> None:
@@ -352,6 +352,8 @@ class SimulatedNode:
         return any(message.sender == sender for message in self._waiting_for_writer)
 
     def _reply(self, message: PeerMessage) -> None:
+        if isinstance(message, AppendEntriesResponse):
+            self.simulation.safety.sent(message)
         self.simulation.network.send(message, self.disk.waited)
 
     def propose(self, payload: bytes, timeout: float, done: Done) -> None:

@@ -110,6 +110,9 @@ class Simulation:
         self.nodes = {node_id: self.node_class(self, node_id, self.rng(node_id)) for node_id in self.node_ids}
         self.nodes_in_order = list(self.nodes.values())
         self.clients = [SimulatedClient(self, f"c{n}", self.rng(f"client {n}")) for n in range(self.profile.clients)]
+        self.clients += [
+            SimulatedClient(self, f"r{n}", self.rng(f"reader {n}"), read_share=1.0) for n in range(self.profile.readers)
+        ]
         self._clients_at_work = len(self.clients)
         plan = plan_faults(self.rng("faults"), self.profile.faults, self.profile.events_per_fault, options.events)
         self.faults = [fault for fault in plan if fault.number not in options.without]
@@ -326,5 +329,7 @@ def _describe(error: Exception) -> str:
     import traceback
 
     frames = traceback.extract_tb(error.__traceback__)[-4:]
-    places = " < ".join(f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    places = " < ".join(
+        f"{frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.name}" for frame in reversed(frames)
+    )
     return f"{error} (at {places})"
