@@ -90,8 +90,6 @@ class PeerThread:
             self._backoff = FIRST_BACKOFF
             now = state.monitor.monotonic()
             state.raft.peer_reset(self.peer)
-            if state.raft.leader_id == self.peer:
-                state.proposals.leadership_changed(now)
             afterwards = state.settle(now, wake=(self.peer,))
         logger.info("%s is connected to %s", state.raft.node_id, self.peer)
         run(afterwards)

@@ -13,6 +13,7 @@ Monitor: held, in every method.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -28,6 +29,7 @@ Done = Callable[[list[Outcome]], None]
 
 MAX_FORWARD_BYTES: Final = 1 << 20  # payload bytes in one ForwardProposals; one larger payload still goes, alone
 RETRY_INTERVAL: Final = 0.05  # seconds until a refused proposal is placed again with the same leader
+DEADLINES_PER_SECOND: Final = 20  # deadlines are rounded up, so that many callers share one
 
 
 def refusal(key: bytes, error: str, text: str) -> Outcome:
@@ -38,10 +40,11 @@ def refusal(key: bytes, error: str, text: str) -> Outcome:
 class Waiter:
     """One proposal that has no outcome yet."""
 
-    __slots__ = ("done", "doubts", "payload", "placed_term", "placed_with")
+    __slots__ = ("deadline", "done", "doubts", "payload", "placed_term", "placed_with")
 
-    def __init__(self, payload: bytes, done: Done) -> None:
+    def __init__(self, payload: bytes, deadline: float, done: Done) -> None:
         self.payload = payload
+        self.deadline = deadline
         self.done = done
         # Where it was placed last ("": nowhere just now), and in which term.
         self.placed_with = ""
@@ -66,7 +69,9 @@ class Proposals:
         self._to_forward: list[bytes] = []
         self._forwarded: dict[int, tuple[str, list[bytes]]] = {}
         self._next_request_id = 1
-        self._deadlines: list[tuple[float, int, list[bytes]]] = []
+        # How many waiters have each deadline, and a heap of the deadlines; one without waiters is dropped when met.
+        self._waiting_until: dict[float, int] = {}
+        self._deadlines: list[float] = []
         self._leaderless_since: float | None = None
 
     def __len__(self) -> int:
@@ -84,20 +89,22 @@ class Proposals:
             text = f"{len(self._waiters)} proposals are waiting on this node, its limit is {self._max_waiting}"
             refused = [(done, [refusal(payload[KEY], "Overloaded", text) for payload in payloads[room:]])]
             payloads = payloads[:room]
-        keys: list[bytes] = []
+        deadline = math.ceil(deadline * DEADLINES_PER_SECOND) / DEADLINES_PER_SECOND
         fresh: list[bytes] = []
         for payload in payloads:
             key = payload[KEY]
-            keys.append(key)
             waiting = self._waiters.get(key)
             if waiting is None:
-                self._waiters[key] = Waiter(payload, done)
+                self._waiters[key] = Waiter(payload, deadline, done)
                 fresh.append(key)
             else:  # the same caller over a new connection
                 waiting.done = done
-        heapq.heappush(self._deadlines, (deadline, self._next_request_id, keys))
-        self._next_request_id += 1
-        self._place(fresh, now)
+        if fresh:
+            if deadline not in self._waiting_until:
+                self._waiting_until[deadline] = 0
+                heapq.heappush(self._deadlines, deadline)
+            self._waiting_until[deadline] += len(fresh)
+            self._place(fresh, now)
         return refused
 
     def propose_forwarded(self, message: ForwardProposals, now: float) -> ForwardResponse:
@@ -125,10 +132,11 @@ class Proposals:
     def resolve(self, outcomes: Iterable[Outcome]) -> list[tuple[Done, list[Outcome]]]:
         """Match applied entries with their callers. The caller calls each Done after it has left the monitor."""
         answered: dict[Done, list[Outcome]] = {}
-        pop = self._waiters.pop
+        pop, waiting_until = self._waiters.pop, self._waiting_until
         for outcome in outcomes:
             waiter = pop(outcome.key, None)
             if waiter is not None:
+                waiting_until[waiter.deadline] -= 1
                 answered.setdefault(waiter.done, []).append(outcome)
         return list(answered.items())
 
@@ -139,6 +147,10 @@ class Proposals:
         raft = self._raft
         self._leaderless_since = None if raft.leader_id else (self._leaderless_since or now)
         place = (raft.leader_id, raft.current_term)
+        for keys in (self._to_forward, *(keys for _, keys in self._forwarded.values())):
+            for key in keys:  # not sent, or sent and not answered: not placed, whoever leads
+                if (waiting := self._waiters.get(key)) is not None:
+                    waiting.placed_with = ""
         self._to_forward.clear()
         self._forwarded.clear()
         self._unplaced.clear()
@@ -205,7 +217,10 @@ class Proposals:
     @property
     def next_deadline(self) -> float:
         """When expire() has something to do."""
-        deadline = min(self._retry_at, self._deadlines[0][0] if self._deadlines else float("inf"))
+        deadlines, waiting_until = self._deadlines, self._waiting_until
+        while deadlines and not waiting_until[deadlines[0]]:
+            del waiting_until[heapq.heappop(deadlines)]
+        deadline = min(self._retry_at, deadlines[0] if deadlines else float("inf"))
         if self._leaderless_since is not None and self._waiters:
             deadline = min(deadline, self._leaderless_since + self._no_leader_timeout)
         return deadline
@@ -218,8 +233,8 @@ class Proposals:
             self._place(unplaced, now)
         ended: list[bytes] = []
         text = "no answer within the time limit"
-        while self._deadlines and self._deadlines[0][0] <= now:
-            ended.extend(heapq.heappop(self._deadlines)[2])
+        if self._deadlines and self._deadlines[0] <= now:
+            ended = [key for key, waiter in self._waiters.items() if waiter.deadline <= now]
         if self._leaderless_since is not None and now >= self._leaderless_since + self._no_leader_timeout:
             ended = list(self._waiters)
             self._leaderless_since = now

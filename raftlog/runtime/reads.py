@@ -61,8 +61,9 @@ class Reads:
 
     @property
     def next_deadline(self) -> float:
-        deadlines = [deadline for deadline, _ in self._asked.values()]
-        return min([self._retry_at, *deadlines])
+        if not self._asked:
+            return self._retry_at
+        return min(self._retry_at, min(deadline for deadline, _ in self._asked.values()))
 
     def expire(self, now: float) -> list[tuple[ReadDone, int, str]]:
         """Ask again for what was refused; end what is past its deadline."""

@@ -105,7 +105,8 @@ def test_a_change_of_leader_places_everything_again(proposals, raft):
 def test_the_same_leader_in_the_same_term_gets_nothing_twice(proposals, raft):
     raft.follow("a", 2)
     proposals.submit([payload(1)], 10.0, done, now=0.0)
-    proposals.take_forward("a")
+    message = proposals.take_forward("a")
+    proposals.forward_answered(ForwardResponse(2, "a", "b", message.request_id, 7, "a", ""), 0.05)
     proposals.leadership_changed(now=0.1)
     assert proposals.take_forward("a") is None
 
@@ -212,3 +213,20 @@ def test_forwarded_proposals_are_appended_by_a_leader_and_refused_by_others(prop
     raft.lead()
     accepted = proposals.propose_forwarded(message, now=0.0)
     assert (accepted.first_index, accepted.request_id, accepted.recipient) == (1, 5, "c")
+
+
+def test_what_waits_for_a_lost_leader_to_be_connected_again_is_kept(proposals, raft):
+    raft.follow("a", 2)
+    proposals.submit([payload(1)], 10.0, done, now=0.0)
+    proposals.leadership_changed(now=0.1)
+    assert proposals.take_forward("a").payloads == [payload(1)]
+
+
+def test_deadlines_of_answered_callers_are_forgotten(proposals, raft):
+    raft.lead()
+    proposals.submit([payload(1)], 1.0, done, now=0.0)
+    proposals.submit([payload(2)], 2.0, done, now=0.0)
+    proposals.resolve([Outcome(payload(1)[KEY], APPLIED, 1, b"")])
+    assert proposals.next_deadline == 2.0
+    proposals.resolve([Outcome(payload(2)[KEY], APPLIED, 2, b"")])
+    assert proposals.next_deadline == float("inf")
