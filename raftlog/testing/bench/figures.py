@@ -23,13 +23,13 @@ Tell = Callable[[str], None]
 
 
 class Figure(msgspec.Struct):
-    """One row of the table. `p50_ms` and `p99_ms` are 0 where proposals were not waited for one by one."""
+    """One row of the table. `p50_ms` and `p99_ms` are None where proposals are not waited for one by one."""
 
     name: str
     clients: int
     per_second: float
-    p50_ms: float
-    p99_ms: float
+    p50_ms: float | None
+    p99_ms: float | None
     unit: str = "commands"
     goal: str = ""
     ratio: float | None = None  # of the median to the floor, where the goal is one
@@ -150,15 +150,19 @@ def summarize(name: str, load: Load, measured: list[Measured]) -> Figure:
         name=name,
         clients=load.threads,
         per_second=round(per_second, 1),
-        p50_ms=round(quantile(latencies, 0.5) * 1000, 3),
-        p99_ms=round(quantile(latencies, 0.99) * 1000, 3),
+        p50_ms=in_ms(quantile(latencies, 0.5)),
+        p99_ms=in_ms(quantile(latencies, 0.99)),
         unit="rows" if load.mode == "bulk" else "commands",
     )
 
 
-def quantile(ascending: list[float], share: float) -> float:
-    """The value that `share` of all do not exceed; 0 of nothing."""
-    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else 0.0
+def quantile(ascending: list[float], share: float) -> float | None:
+    """The value that `share` of all do not exceed; None of nothing."""
+    return ascending[min(len(ascending) - 1, int(share * len(ascending)))] if ascending else None
+
+
+def in_ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 # (name begins with, what it says, lower bound per second)
@@ -173,7 +177,7 @@ THROUGHPUT_GOALS = (
 def judge(figures: Iterable[Figure], floor_ms: float) -> None:
     """Fill in goals and whether they were reached (design section 10)."""
     for figure in figures:
-        if figure.name.startswith("1 blocking"):
+        if figure.name.startswith("1 blocking") and figure.p50_ms is not None:
             figure.goal = "p50 ≤ 1 ms and ≤ 2 × the floor"
             figure.ratio = round(figure.p50_ms / floor_ms, 2)
             figure.reached = figure.p50_ms <= 1 and figure.ratio <= 2
