@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raftlog import command
+from raftlog.replication.registry import command  # the package gives it lazily, and so without its type
 from raftlog.testing.bench_site.models import Row
 
 MAX_ROWS = 1000
