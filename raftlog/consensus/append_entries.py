@@ -69,7 +69,7 @@ def next_append_entries(
     if progress is None:
         return None
     if now >= progress.retry_at:
-        progress.on_lost()
+        progress.on_retry_deadline()
     if not urgent and progress.next_index <= state.log.last_index:
         settings = state.settings
         if progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
@@ -186,9 +186,12 @@ def _on_success(state: ServerState, progress: Progress, message: AppendEntriesRe
             f"{message.sender} acknowledges index {message.match_index}; the log of its leader {state.node_id} "
             f"ends at {state.log.last_index}"
         )
-    if progress.on_success(message.match_index, now, state.settings.election_timeout):
+    settings = state.settings
+    if progress.on_success(message.match_index, now, settings.election_timeout):
         advance_commit_index(state, now)
-    elif progress.lost_what_was_in_flight(message.round, message.last_log_index, state.settings.max_append_bytes):
+    elif progress.lost_what_was_in_flight(
+        message.round, message.last_log_index, settings.max_append_bytes, now, settings.election_timeout
+    ):
         progress.on_lost()
 
 

@@ -48,6 +48,7 @@ class Progress:
         "sent_commit",
         "sent_round",
         "state",
+        "waiting_since",
     )
 
     def __init__(self, next_index: int, now: float) -> None:
@@ -61,6 +62,8 @@ class Progress:
         self.inflight_bytes = 0
         # When what is in flight counts as lost; inf while nothing is.
         self.retry_at = float("inf")
+        # When the oldest of it was sent, or something was last acknowledged.
+        self.waiting_since = now
         # Each loss without progress in between doubles the wait, so that something large and slow gets its time.
         self.retry_doublings = 0
         # When any AppendEntries was last sent (the heartbeat timer).
@@ -124,35 +127,47 @@ class Progress:
         self.next_index = self.match_index + 1
         self._forget_inflight()
 
+    def on_retry_deadline(self) -> None:
+        """What is in flight was not acknowledged for too long."""
+        self.retry_doublings = min(self.retry_doublings + 1, MAX_RETRY_DOUBLINGS)
+        self.on_lost()
+
     def on_lost(self) -> None:
         """What is in flight got lost. A probe is repeated, a pipeline begins again after match_index."""
-        self.retry_doublings = min(self.retry_doublings + 1, MAX_RETRY_DOUBLINGS)
-        self._begin_again()
+        if self.state is ProgressState.REPLICATE:
+            self.become_probe()
+        else:
+            self._forget_inflight()
 
     def on_connection_reset(self) -> None:
         """Nothing that was sent counts as sent; the next message is due at once."""
         self.retry_doublings = 0
         self.last_sent_at = float("-inf")
         self.sent_commit = 0
-        self._begin_again()
+        self.on_lost()
 
-    def _begin_again(self) -> None:
-        if self.state is ProgressState.REPLICATE:
-            self.become_probe()
-        else:
-            self._forget_inflight()
+    def lost_what_was_in_flight(
+        self, round_: int, last_log_index: int, max_bytes: int, now: float, retry_interval: float
+    ) -> bool:
+        """Whether an answer to heartbeat round `round_`, which began after the entries were sent, shows their loss.
 
-    def lost_what_was_in_flight(self, round_: int, last_log_index: int, max_bytes: int) -> bool:
-        """Whether an answer to heartbeat round `round_` shows it: the round began after the entries were sent, and
-        the follower's log, now ending at `last_log_index`, does not reach them.
-
-        Messages over max_bytes travel in chunks, which heartbeats overtake: for them only the retry deadline counts.
+        It does where the follower's log, now ending at `last_log_index`, does not reach them. Where it does, it may
+        still wait for its disk, or hold another leader's entries there: then a probe gets one round more, and a
+        pipeline the retry interval. Messages over max_bytes travel in chunks, which heartbeats overtake: for them
+        only the retry deadline counts.
         """
-        if not self.inflight or last_log_index >= self.inflight[-1].last_index or round_ <= self.inflight[-1].round:
+        if not self.inflight or round_ <= self.inflight[-1].round:
             return False
-        return all(message.size <= max_bytes for message in self.inflight)
+        if any(message.size > max_bytes for message in self.inflight):
+            return False
+        if last_log_index < self.inflight[-1].last_index:
+            return True
+        if self.state is ProgressState.PROBE and round_ > self.inflight[-1].round + 1:
+            return True
+        return now >= self.waiting_since + retry_interval
 
     def _arm_retry(self, now: float, retry_interval: float) -> None:
+        self.waiting_since = now
         self.retry_at = now + retry_interval * (1 << self.retry_doublings)
 
     def _forget_inflight(self) -> None:

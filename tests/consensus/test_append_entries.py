@@ -320,6 +320,18 @@ def test_a_deposed_leaders_uncommitted_entry_is_replaced(three):
     assert any(isinstance(event, LogTruncated) and event.first_index == 3 for event in three.events["a"])
 
 
+@pytest.mark.parametrize("lost", [1, 5])
+def test_a_long_partition_is_over_soon_after_it_healed(three, lost):
+    """Though the deposed leader's log reaches as far as what got lost on the way to it."""
+    three.partition(["a"], ["b", "c"])
+    three.propose("a", *["lost"] * lost)
+    three.run(20)
+    three.heal()
+    three.run(0.6)
+    assert three.disks["a"].payloads() == three.disks["b"].payloads() == three.disks["c"].payloads()
+    assert three.rafts["a"].commit_index == three.leader.commit_index
+
+
 # Acknowledgements that wait for the disk
 
 

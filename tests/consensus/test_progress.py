@@ -67,7 +67,7 @@ def test_each_loss_without_progress_doubles_the_wait():
     for _ in range(4):
         progress.on_sent_entries(12, 100, 1, 0.0, RETRY)
         waits.append(progress.retry_at)
-        progress.on_lost()
+        progress.on_retry_deadline()
     assert waits == [0.5, 1.0, 2.0, 4.0]
     progress.on_success(12, 0.0, RETRY)
     progress.on_sent_entries(13, 100, 1, 0.0, RETRY)
@@ -77,10 +77,20 @@ def test_each_loss_without_progress_doubles_the_wait():
 def test_a_later_heartbeat_shows_what_was_lost():
     progress = replicating(10)
     progress.on_sent_entries(12, 100, 5, 0.0, RETRY)
-    assert not progress.lost_what_was_in_flight(5, 10, 1000), "the same round may have overtaken the entries"
-    assert not progress.lost_what_was_in_flight(6, 12, 1000), "it has them, they are not durable yet"
-    assert progress.lost_what_was_in_flight(6, 10, 1000)
-    assert not progress.lost_what_was_in_flight(6, 10, 99), "heartbeats overtake what travels in chunks"
+    assert not progress.lost_what_was_in_flight(5, 10, 1000, 0.1, RETRY), "the same round may overtake the entries"
+    assert not progress.lost_what_was_in_flight(6, 12, 1000, 0.1, RETRY), "it has them, they are not durable yet"
+    assert progress.lost_what_was_in_flight(6, 10, 1000, 0.1, RETRY)
+    assert not progress.lost_what_was_in_flight(6, 10, 99, 0.1, RETRY), "heartbeats overtake what travels in chunks"
+
+
+def test_a_log_that_reaches_so_far_may_hold_anothers_entries():
+    progress = replicating(10)
+    progress.on_sent_entries(12, 100, 5, 0.0, RETRY)
+    assert progress.lost_what_was_in_flight(9, 12, 1000, 0.5, RETRY)
+    probing = Progress(11, now=0.0)
+    probing.on_sent_entries(12, 100, 5, 0.0, RETRY)
+    assert not probing.lost_what_was_in_flight(6, 12, 1000, 0.1, RETRY)
+    assert probing.lost_what_was_in_flight(7, 12, 1000, 0.1, RETRY)
 
 
 def test_a_new_connection_keeps_what_a_probe_has_found():

@@ -76,6 +76,29 @@ def test_a_server_that_hears_the_leader_neither_disturbs_it_nor_helps_who_does_n
     assert three.rafts["b"].leader_id == "a"
 
 
+def test_a_leader_that_is_heard_but_hears_nobody_gives_way(three):
+    """One-way partition: its heartbeats hold the others back only until check-quorum ends its leadership."""
+    three.cut("b", "a")
+    three.cut("c", "a")
+    three.run(3)
+    assert three.leader.node_id in ("b", "c")
+    assert three.rafts["a"].role is not Role.LEADER
+    term = three.leader.current_term
+    three.run(5)
+    assert three.leader.current_term == term, "it does not disturb the new one"
+
+
+def test_a_leader_in_the_middle_of_a_chain_stays(three):
+    """b and c reach only the leader a."""
+    three.cut("b", "c")
+    three.cut("c", "b")
+    three.run(3)
+    assert (three.leader.node_id, three.leader.current_term) == ("a", 2)
+    three.propose("a", "one")
+    three.settle()
+    assert three.rafts["c"].commit_index == 3
+
+
 # Suspicion
 
 
