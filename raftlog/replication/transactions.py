@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from raftlog.exceptions import InvalidEntry
@@ -34,6 +34,10 @@ from raftlog.replication.certify import (
 from raftlog.replication.fingerprint import EMPTY, row_number, scan_table
 from raftlog.replication.shapes import Schema, TableShape, quoted
 from raftlog.replication.write_set import (
+    FORMAT,
+    INSERT,
+    UPDATE,
+    Captured,
     Deletes,
     Inserts,
     Reserve,
@@ -101,7 +105,7 @@ class TransactionApplier:
         since the pragma they ran under cannot be changed inside a transaction."""
         write_set = decode_write_set(body) if isinstance(body, bytes) else body
         (enforced,) = self._cursor.execute("PRAGMA foreign_keys").fetchone()
-        wanted = self._enforcement(write_set, enforced)
+        wanted, _ = self.enforcement(write_set, enforced)
         if enforced != wanted:  # not lightly: it expires every prepared statement of the connection
             self._cursor.execute(f"PRAGMA foreign_keys = {wanted}")
         try:
@@ -110,15 +114,34 @@ class TransactionApplier:
             if enforced != wanted:
                 self._cursor.execute(f"PRAGMA foreign_keys = {enforced}")
 
-    def _enforcement(self, write_set: WriteSet, enforced: int) -> int:
-        """What PRAGMA foreign_keys must be for an entry: for schema statements, as when they ran; else SQLite must not
-        act by itself, which with plain references it never does."""
+    def enforcement(self, write_set: WriteSet, enforced: int) -> tuple[int, bool]:
+        """What PRAGMA foreign_keys must be for an entry, and whether it may share a transaction where it is so.
+
+        For schema statements it is as when they ran; else SQLite must not act by itself, which with plain
+        references it never does.
+        """
         if write_set.is_schema:
-            return int(not write_set.foreign_keys_off)
+            return int(not write_set.foreign_keys_off), False
         if not enforced or write_set.foreign_keys_off:
-            return 0
+            return 0, not enforced
         self.schema.refresh()
-        return int(all(self.schema.has_plain_references(name) for name, _ in write_set.tables))
+        plain = all(self.schema.has_plain_references(name) for name, _ in write_set.tables)
+        return int(plain), plain
+
+    def record_captured(self, index: int, changes: Iterable[Captured], shapes: Mapping[int, TableShape]) -> None:
+        """Rows changed by a command, through this connection: certification and fingerprints must know of them."""
+        entry = _Entry(self, index, WriteSet(FORMAT, 0, 0, [], [], [], []))
+        has_statements = False
+        for change in changes:
+            if isinstance(change, (Statement, SequenceSet)):
+                has_statements = True
+                continue
+            operation, number, values = change
+            entry.captured(shapes[number], operation, values)
+        entry.record()
+        if has_statements:
+            self.schema.refresh()
+            entry.record_schema({}, {})
 
     def in_transaction(self, index: int, apply: Callable[[], Verdict]) -> Verdict:
         self._cursor.execute("BEGIN IMMEDIATE")
@@ -335,6 +358,18 @@ class _Entry:
         self.cursor.execute("DELETE FROM main.sqlite_sequence WHERE name = ?", (table,))
         if value is not None:
             self.cursor.execute("INSERT INTO main.sqlite_sequence (name, seq) VALUES (?, ?)", (table, value))
+
+    def captured(self, shape: TableShape, operation: int, values: tuple[Any, ...]) -> None:
+        """A row that was changed by other means than a step."""
+        keys = self.written.setdefault(shape.name, set())
+        if operation == UPDATE:
+            width = len(shape.columns)
+            old, new = values[:width], values[width:]
+            keys.update((shape.key_of(old), shape.key_of(new)))
+            self._fold(shape.name, row_number(new) - row_number(old))
+            return
+        keys.add(shape.key_of(values))
+        self._fold(shape.name, row_number(values) * (1 if operation == INSERT else -1))
 
     # What later entries are certified by
 

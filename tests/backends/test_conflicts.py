@@ -26,6 +26,7 @@ class HoldingLog:
     """Takes an entry and does not apply it."""
 
     holds_turn = True
+    key_blocks = None
 
     def __init__(self):
         self.bodies = []
@@ -182,6 +183,7 @@ def test_a_row_that_is_not_as_it_was_seen_is_a_conflict_though_no_entry_changed_
 def test_conflicts_are_raised_at_commit_and_change_nothing(database):
     class Verdicts:
         holds_turn = True
+        key_blocks = None
 
         def __init__(self, verdict):
             self.verdict = verdict
@@ -212,6 +214,7 @@ def test_a_single_statement_is_run_again_until_it_fits(database):
         """Lets another entry in before ours, twice."""
 
         holds_turn = True
+        key_blocks = None
 
         def __init__(self):
             self.left = 2

@@ -81,7 +81,7 @@ def fetch(folder: Path) -> Path:
 
 def run_all(options: argparse.Namespace, source: Path, folder: Path) -> dict:
     report: dict = {"engine": options.engine, "django": django.get_version(), "ran": 0, "passed": 0, "differences": []}
-    report |= {"expected_differences": [], "entries": 0, "rows": 0, "equal": True, "unequal": []}
+    report |= {"expected_differences": [], "entries": 0, "rows": 0, "comparisons": 0, "equal": True, "unequal": []}
     for app in options.apps.split(","):
         stock = run(app, "stock", source, folder, options)
         ours = run(app, options.engine, source, folder, options)
@@ -118,6 +118,7 @@ def compare(app: str, stock: dict, ours: dict, report: dict) -> None:
     report["passed"] += sum(outcome == "passed" for outcome in ours["outcomes"].values())
     report["entries"] += ours["entries"]
     report["rows"] += ours["rows"]
+    report["comparisons"] += ours["comparisons"]
     report["unequal"] += [f"{app}: {words}" for words in ours["unequal"]]
     report["equal"] = not report["unequal"]
     for test in sorted(stock["outcomes"].keys() | ours["outcomes"].keys()):

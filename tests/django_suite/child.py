@@ -34,15 +34,17 @@ def commit_for_real() -> None:
         base._fixture_setup.__func__(cls)
         cls.setUpTestData()
 
+    flush = base._fixture_teardown
+
     def fixture_teardown(self):
         for replicas in REPLICAS:
             replicas.compare(self.id())
-        base._fixture_teardown(self)
+        flush(self)
 
     case.setUpClass = classmethod(set_up_class)
     case.tearDownClass = classmethod(tear_down_class)
     case._fixture_setup = classmethod(fixture_setup)
-    case._fixture_teardown = fixture_teardown
+    case._fixture_teardown = base._fixture_teardown = fixture_teardown
     case._should_reload_connections = lambda self: False
     assert django_test.TestCase is case
 
@@ -106,12 +108,13 @@ def main() -> int:
     os.environ["RUNNING_DJANGOS_TEST_SUITE"] = "true"
     runtests.django_tests(
         *(int(os.environ.get("DJANGO_SUITE_VERBOSITY", "0")), False, False, False, False, labels, False, 1),
-        *([], [], None, "", "", False, True, False, False),
+        *([], [], None, "", "", False, False, False, False),
     )
     report = {
         "outcomes": OUTCOMES,
         "entries": sum(replicas.entries for replicas in REPLICAS),
         "rows": sum(replicas.rows for replicas in REPLICAS),
+        "comparisons": sum(replicas.comparisons for replicas in REPLICAS),
         "unequal": [words for replicas in REPLICAS for words in replicas.unequal],
     }
     with open(result, "w") as file:

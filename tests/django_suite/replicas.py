@@ -30,7 +30,7 @@ class Replicas:
             applier.marks.make_tables()
             self.databases.append(connection)
             self.appliers.append(applier)
-        self.entries = self.rows = self.verdicts_against = 0
+        self.entries = self.rows = self.verdicts_against = self.comparisons = 0
         self.unequal: list[str] = []
         use_log(alias, self.log)
 
@@ -49,6 +49,7 @@ class Replicas:
             return
         with raw.control._internal():
             mine = contents(raw)
+        self.comparisons += 1
         for number, database in enumerate(self.databases):
             theirs = contents(database)
             if mine != theirs:

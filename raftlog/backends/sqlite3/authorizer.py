@@ -54,6 +54,8 @@ class Authorizer:
         self.is_internal = False
         # Inside a statement of the application for which the transaction is ready to capture.
         self.may_write = False
+        # The log is applied through this connection: raftlog's own tables are written too.
+        self.applies = False
         # A statement that is replayed as such: its rows need no triggers.
         self.is_replayed = False
         self.preparing: StatementInfo | None = None
@@ -107,7 +109,7 @@ class Authorizer:
         if info.kind is Kind.SCHEMA:
             return ""
         if table.startswith(OWN_PREFIX):
-            return f"{table} belongs to raftlog"
+            return "" if self.applies else f"{table} belongs to raftlog"
         if table == "sqlite_sequence":
             return "" if info.sets_sequence else "sqlite_sequence is changed by statements that name it only"
         if table.startswith("sqlite_"):

@@ -7,7 +7,9 @@ host's write turn; None: as long as it likes).
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base as stock
 
 from raftlog.backends.log import log_for
+from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
@@ -72,6 +75,21 @@ class DatabaseWrapper(stock.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Cursor:
         cursor: Cursor = self.connection.cursor(factory=Cursor)
         return cursor
+
+    @contextlib.contextmanager
+    def applying(self) -> Iterator[ApplyPort]:
+        """Inside, the connection applies the log: what it writes is committed on this host, and captured."""
+        self.ensure_connection()
+        port = ApplyPort(self.connection.control)
+        try:
+            yield port
+        finally:
+            port.leave()
+
+    def apply_port(self) -> ApplyPort:
+        """As applying(), for as long as this connection is open: what the state-machine thread uses."""
+        self.ensure_connection()
+        return ApplyPort(self.connection.control)
 
     def automatic_keys(self, table: str, count: int) -> list[int] | None:
         """Keys for rows that are about to be inserted; None: SQLite gives them."""

@@ -200,6 +200,14 @@ class Capture:
         used = set(self.installed.values())
         self.shapes = {number: shape for number, shape in self.shapes.items() if number in used}
 
+    def committed(self) -> None:
+        """After the commit of a transaction of apply: the triggers that it made stay, and fit the schema as it is."""
+        if self._dirty:
+            self.schema.refresh()
+            self._version = self.schema.version
+            self._forget_old_shapes()
+            self._dirty = False
+
     def renew(self) -> None:
         """Outside of a transaction, with the turn: if the schema moved, the triggers are of an older one."""
         if self.schema.refresh() and self._version != self.schema.version:

@@ -23,6 +23,7 @@ MAX_ATTEMPTS: Final = 3
 class SQLInsertCompiler(StockInsertCompiler):
     """An INSERT without a value for the automatic key gets a column for it, and keys of this process's block."""
 
+    connection: Any
     _keys: Iterator[int] | None = None
     _took_keys = False
 
@@ -38,9 +39,10 @@ class SQLInsertCompiler(StockInsertCompiler):
 
     def _is_about_key(self, error: IntegrityError) -> bool:
         meta = self.query.get_meta()
-        return str(error) == f"UNIQUE constraint failed: {meta.db_table}.{meta.auto_field.column}"
+        field: Any = meta.auto_field
+        return str(error) == f"UNIQUE constraint failed: {meta.db_table}.{field.column}"
 
-    def as_sql(self) -> Any:
+    def as_sql(self) -> Any:  # type: ignore[override]  # as Django's own
         query = self.query
         self._took_keys = False
         field = query.get_meta().auto_field

@@ -50,7 +50,7 @@ class Control(Transaction):
     def execute(self, cursor: GuardedCursor, sql: str, parameters: Any) -> None:
         info = self._statements.get(sql) or self._describe(sql)
         cursor._rows = None
-        if info.kind is Kind.READ and self.state is State.IDLE:
+        if info.kind is Kind.READ and self.state is State.IDLE and not self.applies:
             self.authorizer.preparing = info
             _execute(cursor, sql, parameters)
             self._pending.add(cursor)
@@ -68,7 +68,7 @@ class Control(Transaction):
                 _executemany(cursor, sql, rows)
                 return
             self._write_with(cursor, info, lambda: _executemany(cursor, sql, self._one_by_one(rows)))
-            if self.state is State.WRITING:
+            if self.state is State.WRITING and not self.applies:
                 for row in rows:
                     self.observed.add(info, sql, row)
 
@@ -89,6 +89,10 @@ class Control(Transaction):
         return info
 
     def _read(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
+        if self.applies:
+            with self._internal():
+                _execute(cursor, sql, parameters)
+            return
         self._raise_if_dead()
         if self.state is State.BEGUN and info.kind is Kind.READ:
             self._open_snapshot()
@@ -111,7 +115,7 @@ class Control(Transaction):
             self._write_with(cursor, info, partial(self._with_sequence, call))
         else:
             self._write_with(cursor, info, call)
-        if self.state is State.WRITING:
+        if self.state is State.WRITING and not self.applies:
             self.observed.add(info, sql, parameters)
 
     def _write_with(self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any]) -> None:
@@ -221,6 +225,8 @@ class Control(Transaction):
         if self.state is not State.IDLE:
             raise sqlite3.OperationalError("cannot start a transaction within a transaction")
         self.state = State.BEGUN
+        if self.applies:
+            self._start_writing()
 
     def _commit_statement(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         if self.state is State.IDLE:

@@ -9,6 +9,7 @@ from django.db.backends.sqlite3 import operations as stock
 
 
 class DatabaseOperations(stock.DatabaseOperations):
+    connection: Any
     compiler_module = "raftlog.backends.sqlite3.compiler"
 
     def bulk_batch_size(self, fields: Sequence[Any], objs: Sequence[Any]) -> int:

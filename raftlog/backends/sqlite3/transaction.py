@@ -61,6 +61,8 @@ class Transaction:
         self.snapshot_isolation = snapshot_isolation
         self.max_bytes = max_bytes
         self.manual = False  # set_autocommit(False): the first write begins a transaction
+        # The log is applied through this connection: its transactions are committed, not proposed.
+        self.applies = False
         self.state = State.IDLE
         self.authorizer = Authorizer()
         self.capture = Capture(connection, max_bytes)
@@ -102,7 +104,7 @@ class Transaction:
             raise
         self.capture.start()
         self.state = State.WRITING
-        if self.turn_limit is not None:
+        if self.turn_limit is not None and not self.applies:
             watchdog.watch(self.turn, self.turn_limit, self._expire)
 
     def key_epoch(self, table: str) -> int:
@@ -144,7 +146,9 @@ class Transaction:
     def commit(self) -> None:
         """End the transaction: through the log if it changed anything. Raises what the log says against it."""
         with self._lock:
-            if self.state is State.WRITING:
+            if self.state is State.WRITING and self.applies:
+                self._commit_applied()
+            elif self.state is State.WRITING:
                 self._commit_changes()
             elif self.state is State.DEAD:
                 death = self._death
@@ -155,6 +159,12 @@ class Transaction:
                 if self.connection.in_transaction:
                     self._internally("COMMIT /* raftlog */")
                 self._reset()
+
+    def _commit_applied(self) -> None:
+        with self._internal():
+            self._cursor.execute("COMMIT /* raftlog */")
+        self.capture.committed()
+        self._abandon()
 
     def _commit_changes(self) -> None:
         try:

@@ -1,0 +1,76 @@
+"""What the state machine needs of this backend: its connection applies the log instead of proposing to it.
+
+A transaction entry is applied by TransactionApplier. A command runs through the ORM as ever, and what it changes
+is captured, not to be proposed but so that certification and fingerprints know of it.
+
+Thread-safety: the thread of the connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from raftlog.backends.sqlite3.control import Control
+from raftlog.replication.certify import Verdict
+from raftlog.replication.write_set import decode_write_set
+
+
+class ApplyPort:
+    """Implements replication.database.TransactionPort over one connection's Control."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        control.applies = control.authorizer.applies = True
+        with control._internal():
+            control.applier.marks.make_tables()
+        control._has_tables = True
+
+    def leave(self) -> None:
+        """The connection is an application's again."""
+        self._control.applies = self._control.authorizer.applies = False
+
+    def must_be_alone(self, body: bytes) -> bool:
+        """Whether this entry needs a transaction of its own, because it needs another PRAGMA foreign_keys."""
+        control = self._control
+        with control._internal():
+            return not control.applier.enforcement(decode_write_set(body), 1)[1]
+
+    @contextlib.contextmanager
+    def foreign_keys_for(self, body: bytes) -> Iterator[None]:
+        """Around the transaction of an entry that is alone: SQLite's own foreign keys as the entry needs them."""
+        control = self._control
+        with control._internal():
+            wanted = control.applier.enforcement(decode_write_set(body), 1)[0]
+            control._cursor.execute(f"PRAGMA foreign_keys = {wanted}")
+        try:
+            yield
+        finally:
+            with control._internal():
+                control._cursor.execute("PRAGMA foreign_keys = ON")
+
+    def apply(self, index: int, body: bytes) -> Verdict:
+        """Inside the open transaction. Raises sqlite3.Error, InvalidEntry."""
+        control = self._control
+        capture = control.capture
+        write_set = decode_write_set(body)
+        with control._internal():
+            if write_set.is_schema:
+                capture.drop()
+            capture.enabled, capture.muted = False, True
+            try:
+                return control.applier.apply(index, write_set)
+            finally:
+                capture.enabled, capture.muted = True, False
+
+    def record(self, index: int) -> None:
+        """The changes captured since the last record belong to the command of this entry."""
+        control = self._control
+        if control.capture.changes:
+            with control._internal():
+                control.applier.record_captured(index, control.capture.changes, control.capture.shapes)
+            control.capture.cut(0)
+
+    def set_applied(self, index: int) -> None:
+        with self._control._internal():
+            self._control.applier.marks.set_applied(index)
