@@ -11,8 +11,8 @@ damaged one without guessing:
 
 The other 511 bytes of each sector, joined, are the header, the body and zeros up to the end:
 
-    header  magic (4: "RL", type, version), CRC32 of the header's rest (4), CRC32 of all that follows the
-            header (4), sectors (4), segment sequence (8), position (4: the sector it starts at),
+    header  magic (4: "RL", type, version), CRC32 of magic and the header's rest (4), CRC32 of all that
+            follows the header (4), sectors (4), segment sequence (8), position (4: the sector it starts at),
             synced (4: the sector up to which the file was synced before this record was written),
             first_index (8), entries (4), runs (4), configurations (4)
     batch   runs (count 4, term 8, log_time 8 each), payload lengths (4 each), payloads
@@ -159,7 +159,7 @@ def frame(
     checked = _CHECKED.pack(
         crc32(body), sectors, sequence, position, synced, first_index, entries, runs, configurations
     )
-    header = _PREFIX.pack(magic, crc32(checked, 0)) + checked
+    header = _PREFIX.pack(magic, crc32(checked, crc32(magic))) + checked
     if sectors == 1:
         return header + body + HEAD
     rest = [body[start : start + SECTOR_DATA] for start in range(_FIRST_DATA, len(body), SECTOR_DATA)]
@@ -171,7 +171,7 @@ def parse_header(sector: bytes, *, sequence: int, position: int) -> RecordHeader
     magic, header_crc, *rest = _HEADER.unpack_from(sector)
     if sector[SECTOR_DATA:SECTOR_BYTES] != HEAD:
         raise BadRecord(f"the sector's marker is {sector[SECTOR_DATA:SECTOR_BYTES].hex()}, not a record's beginning")
-    if crc32(sector[_PREFIX.size : HEADER_BYTES]) != header_crc:
+    if crc32(sector[_PREFIX.size : HEADER_BYTES], crc32(magic)) != header_crc:
         raise BadRecord("the checksum of the record's header is wrong")
     if magic not in (BATCH, TRUNCATION, FOOTER):
         raise BadRecord(f"the record is of the unknown type {magic!r}")

@@ -149,7 +149,9 @@ class Explorer:
         self._seen: set[int] = set()
 
     def at_call(self, call: str) -> None:
-        """Before a call: try every crash here."""
+        """Before a call: try every crash here. Stops looking once a promise was broken."""
+        if self.tally.violations:
+            return
         self.tally.calls += 1
         for kept in self.disk.crash_choices(self.rng, self.samples):
             state = self.disk.after_crash(kept)
@@ -297,16 +299,18 @@ class Workload:
         ]
 
     def run(self, operations: int) -> None:
-        """Each operation once, then so many more, drawn."""
-        for _, operation in self.operations:
-            operation()
+        """Each operation once, then so many more, drawn; ends at the first broken promise."""
         weights = [weight for weight, _ in self.operations]
-        for _ in range(operations):
-            self.rng.choices(self.operations, weights)[0][1]()
-            if self.explorer.tally.violations:
-                return
-        self.sync()
-        self.explorer.at_call("the end")
+        drawn = self.rng.choices(self.operations, weights, k=operations)
+        violations = self.explorer.tally.violations
+        try:
+            for _, operation in [*self.operations, *drawn, (1, self.sync)]:
+                operation()
+                if violations:
+                    return
+            self.explorer.at_call("the end")
+        except StorageError as error:
+            violations.append(f"without any crash: {type(error).__name__}: {error}")
 
     def _batch(self, entries: int, max_bytes: int) -> EntryBatch:
         first_index = self.storage.log.last_index + 1

@@ -1,0 +1,378 @@
+"""The log on disk keeps what LogStore promises."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raftlog.consensus.entries import EntryBatch, Run
+from raftlog.consensus.state import TermRun
+from raftlog.exceptions import DiskFull, InvalidEntry, LogCompacted, LogTruncated, StorageFailed
+from raftlog.storage.memory import MemoryLog
+from raftlog.testing.crash_disk import CrashDisk
+from tests.storage.helpers import all_entries, batch, configuration_batch, opened
+
+
+@pytest.fixture
+def storage(tmp_path):
+    storage = opened(tmp_path)
+    yield storage
+    storage.close()
+
+
+def test_empty_log(storage):
+    log = storage.log
+    assert (log.first_index, log.last_index) == (1, 0)
+    assert log.term_runs() == []
+    with pytest.raises(LogTruncated, match="ends at 0"):
+        log.read(1, 1, 1)
+
+
+def test_append_read_and_reopen(tmp_path, storage):
+    first = EntryBatch(1, [Run(2, 1, 5), Run(1, 3, 9)], [b"\x03a", b"\x03b", b"\x00"])
+    storage.log.append(first)
+    storage.log.append(batch(4, 100, term=3, log_time=9))
+    storage.log.sync()
+    assert storage.log.read(1, 3, 10_000) == first
+    assert storage.log.term_runs() == [TermRun(1, 1), TermRun(3, 3)]
+    entries = all_entries(storage.log)
+    storage.close()
+    storage = opened(tmp_path)
+    assert all_entries(storage.log) == entries
+    assert storage.log.term_runs() == [TermRun(1, 1), TermRun(3, 3)]
+    assert storage.torn_tail is None
+    storage.close()
+
+
+def test_read_gives_at_least_one_entry_and_stops_at_max_bytes(storage):
+    log = storage.log
+    log.append(batch(1, 10, size=99))
+    log.append(batch(11, 10, size=99))
+    assert log.read(3, 20, 0).last_index == 3
+    assert log.read(3, 20, 250).last_index == 4
+    assert log.read(3, 20, 1000).last_index == 12
+    assert log.read(3, 8, 1 << 20) == batch(3, 6, size=99)
+    assert log.read(3, 20, 1 << 20) == batch(3, 18, size=99)
+
+
+def test_read_outside_of_the_log(storage):
+    storage.log.append(batch(1, 3))
+    with pytest.raises(LogCompacted):
+        storage.log.read(0, 3, 100)
+    with pytest.raises(LogTruncated):
+        storage.log.read(4, 5, 100)
+    assert storage.log.read(3, 99, 100).last_index == 3
+
+
+def test_segments_roll_and_are_read_across(tmp_path, storage):
+    for index in range(1, 400, 4):
+        storage.log.append(batch(index, 4, size=200))
+    assert len([name for name in os.listdir(tmp_path) if name.endswith(".segment")]) > 5
+    assert all_entries(storage.log) == [(1, 1000, payload) for payload in batch(1, 400, size=200).payloads]
+    assert storage.log.read(1, 400, 1 << 20) == batch(1, 400, size=200)
+
+
+def test_every_segment_file_has_the_size_it_was_made_with(tmp_path, storage):
+    for index in range(1, 100, 4):
+        storage.log.append(batch(index, 4, size=200))
+    sizes = {os.path.getsize(tmp_path / name) for name in os.listdir(tmp_path) if name.endswith(".segment")}
+    assert sizes == {8192}
+
+
+def test_batch_larger_than_a_segment_gets_one_of_its_own(tmp_path, storage):
+    log = storage.log
+    log.append(batch(1, 1))
+    log.append(batch(2, 3, size=30_000))
+    log.append(batch(5, 1))
+    log.sync()
+    expected = [*batch(1, 1).payloads, *batch(2, 3, size=30_000).payloads, *batch(5, 1).payloads]
+    assert [payload for _, _, payload in all_entries(log)] == expected
+    storage.close()
+    storage = opened(tmp_path)
+    assert [payload for _, _, payload in all_entries(storage.log)] == expected
+    storage.close()
+
+
+def test_batch_must_follow_the_last_entry_and_its_term(storage):
+    storage.log.append(batch(1, 2, term=4))
+    with pytest.raises(ValueError, match="does not follow entry 2"):
+        storage.log.append(batch(4, 1, term=4))
+    with pytest.raises(ValueError, match="does not follow term 4"):
+        storage.log.append(batch(3, 1, term=3))
+    storage.log.append(batch(3, 0))
+    assert storage.log.last_index == 2
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        EntryBatch(1, [Run(2, 1, 1)], [b"\x03"]),
+        EntryBatch(1, [Run(1, 0, 1)], [b"\x03"]),
+        EntryBatch(1, [Run(1, 2, 1), Run(1, 1, 1)], [b"\x03", b"\x03"]),
+        EntryBatch(1, [Run(1, 1, 2), Run(1, 1, 1)], [b"\x03", b"\x03"]),
+        EntryBatch(1, [Run(1, 1, 1)], [b""]),
+        EntryBatch(1, [Run(1, 1, 1)], [b"\x63"]),
+    ],
+)
+def test_batch_that_breaks_a_guarantee_is_refused_and_nothing_is_written(storage, bad):
+    with pytest.raises(InvalidEntry):
+        storage.log.append(bad)
+    storage.log.append(batch(1, 1))
+    assert storage.log.last_index == 1
+
+
+def test_configurations_are_found_also_after_reopening(tmp_path, storage):
+    log = storage.log
+    log.append(batch(1, 2))
+    log.append(configuration_batch(3, "first"))
+    for index in range(4, 104, 10):
+        log.append(batch(index, 10, size=150))
+    log.append(configuration_batch(104, "second"))
+    log.sync()
+    assert log.configuration_indices() == [3, 104]
+    storage.close()
+    storage = opened(tmp_path)
+    assert storage.log.configuration_indices() == [3, 104]
+    storage.log.truncate_from(104)
+    assert storage.log.configuration_indices() == [3]
+    storage.close()
+
+
+@pytest.mark.parametrize("index", [1, 2, 7, 50, 199, 200])
+def test_truncated_entries_never_come_back(tmp_path, storage, index):
+    log = storage.log
+    for first_index in range(1, 200, 10):
+        log.append(batch(first_index, 10, size=100))
+    log.truncate_from(index)
+    assert log.last_index == index - 1
+    with pytest.raises(LogTruncated):
+        log.read(index, 300, 10)
+    log.append(batch(index, 5, size=333, term=2))
+    log.sync()
+    expected = [*batch(1, index - 1, size=100).payloads, *batch(index, 5, size=333).payloads]
+    assert [payload for _, _, payload in all_entries(log)] == expected
+    storage.close()
+    storage = opened(tmp_path)
+    assert [payload for _, _, payload in all_entries(storage.log)] == expected
+    runs = [TermRun(1, 1), TermRun(index, 2)] if index > 1 else [TermRun(1, 2)]
+    assert storage.log.term_runs() == runs
+    storage.close()
+
+
+def test_truncation_behind_the_end_does_nothing(storage):
+    storage.log.append(batch(1, 3))
+    storage.log.truncate_from(4)
+    assert storage.log.last_index == 3
+
+
+def test_compaction_removes_whole_old_segments(tmp_path, storage):
+    log = storage.log
+    for index in range(1, 200, 10):
+        log.append(batch(index, 10, size=100, term=index))
+    log.sync()
+    files = len(os.listdir(tmp_path))
+    first_index = log.compact_to(100)
+    assert 50 < first_index <= 101
+    assert log.first_index == first_index
+    assert len(os.listdir(tmp_path)) < files
+    with pytest.raises(LogCompacted, match=f"begins at {first_index}"):
+        log.read(first_index - 1, 200, 10)
+    runs, entries = log.term_runs(), all_entries(log)
+    assert runs[0].first_index == first_index
+    storage.close()
+    storage = opened(tmp_path)
+    assert storage.log.first_index == first_index
+    assert storage.log.term_runs() == runs
+    assert all_entries(storage.log) == entries
+    with pytest.raises(ValueError, match="begins at"):
+        storage.log.truncate_from(first_index - 1)
+    storage.close()
+
+
+def test_compaction_of_everything_keeps_the_open_segment(tmp_path, storage):
+    for index in range(1, 200, 10):
+        storage.log.append(batch(index, 10, size=100))
+    storage.log.sync()
+    first_index = storage.log.compact_to(200)
+    assert first_index <= storage.log.last_index == 200
+    storage.close()
+    storage = opened(tmp_path)
+    assert (storage.log.first_index, storage.log.last_index) == (first_index, 200)
+    storage.close()
+
+
+def test_full_disk_leaves_the_log_as_it_was_and_goes_on_later():
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 3))
+    for room in (0, 1, 2):
+        disk.room = room
+        with pytest.raises(DiskFull, match="goes on when there is room"):
+            storage.log.append(batch(4, 10, size=100))
+        assert storage.log.last_index == 3
+    with pytest.raises(DiskFull):
+        storage.log.append(batch(4, 1))
+    disk.room = None
+    storage.log.append(batch(4, 10, size=100))
+    storage.log.sync()
+    storage = opened("d", filesystem=disk.after_crash((False,) * disk.pending_count()))
+    assert storage.log.read(4, 13, 1 << 20) == batch(4, 10, size=100)
+
+
+def test_full_disk_when_a_segment_is_made_leaves_no_file():
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 3))
+    before = disk.list_directory("d")
+    disk.room = 10  # less than a segment
+    with pytest.raises(DiskFull):
+        storage.log.append(batch(4, 10, size=1000))
+    assert disk.list_directory("d") == before
+    storage.log.append(batch(4, 1))
+    disk.room = None
+    storage.log.append(batch(5, 10, size=1000))
+    assert storage.log.last_index == 14
+
+
+def test_truncation_finds_room_on_a_full_disk():
+    """Batches leave some sectors of each segment free for it."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    while len(disk.list_directory("d")) == 3:
+        storage.log.append(batch(storage.log.last_index + 1, 4, size=100))
+    while storage.log._open.has_room(2, 1, 0, 4):
+        storage.log.append(batch(storage.log.last_index + 1, 4, size=100))
+    files = disk.list_directory("d")
+    storage.log.truncate_from(storage.log.last_index)
+    assert disk.list_directory("d") == files
+
+
+class FailingDisk(CrashDisk):
+    """Fails the calls whose description begins with `failing`."""
+
+    failing = "nothing"
+
+    def _call(self, call):
+        super()._call(call)
+        if call.startswith(self.failing):
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("failing", ["sync d/log", "pwrite d/log"])
+def test_failed_write_or_sync_is_final(failing):
+    disk = FailingDisk()
+    storage = opened("d", filesystem=disk)
+    log = storage.log
+    log.append(batch(1, 1))
+    disk.failing = failing
+
+    def append_and_sync():
+        log.append(batch(2, 1))
+        log.sync()
+
+    with pytest.raises(StorageFailed, match="must stop"):
+        append_and_sync()
+    disk.failing = "nothing"
+    last_index = log.last_index
+    for write in (lambda: log.append(batch(last_index + 1, 1)), log.sync, lambda: log.truncate_from(1)):
+        with pytest.raises(StorageFailed, match="must stop"):
+            write()
+    assert log.read(1, 1, 10) == batch(1, 1)
+
+
+@pytest.mark.parametrize(
+    "failing", ["create", "rename", "sync_directory", "sync d/log-0000000001", "pwrite d/log-0000000002"]
+)
+def test_failure_while_a_segment_is_rolled_is_final(failing):
+    disk = FailingDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 1))
+    disk.failing = failing
+    with pytest.raises(StorageFailed):
+        storage.log.append(batch(2, 10, size=2000))
+    disk.failing = "nothing"
+    with pytest.raises(StorageFailed):
+        storage.log.append(batch(2, 1))
+    storage = opened("d", filesystem=disk.after_crash((True,) * disk.pending_count()))
+    assert storage.log.last_index == 1
+
+
+def test_nothing_is_written_after_close(tmp_path, storage):
+    storage.close()
+    with pytest.raises(StorageFailed, match="closed"):
+        storage.log.append(batch(1, 1))
+    with pytest.raises(StorageFailed, match="closed"):
+        storage.hard_state.save(storage.hard_state.load())
+
+
+def test_reads_beside_a_writer_give_what_was_appended(storage):
+    """Reader threads see either the old or the new entries of an index, never a mixture; their end is not timed."""
+    log = storage.log
+    log.append(batch(1, 50, size=100))
+    problems, done = [], threading.Event()
+
+    def read():
+        while not done.is_set():
+            try:
+                found = log.read(1, log.last_index, 3000)
+            except LogTruncated:
+                continue
+            for index, payload in enumerate(found.payloads, found.first_index):
+                if not payload.startswith(b"\x03%d:" % index):
+                    problems.append((index, payload))
+
+    threads = [threading.Thread(target=read, name=f"reader-{number}") for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for term in range(2, 60):
+        log.append(batch(log.last_index + 1, 5, size=term * 10, term=term))
+        if term % 3 == 0:
+            log.truncate_from(log.last_index - term % 13)
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    assert problems == []
+
+
+_operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 20), st.sampled_from([1, 50, 300, 5000])),
+        st.tuples(st.just("truncate"), st.integers(0, 30)),
+        st.tuples(st.just("compact"), st.integers(0, 60)),
+        st.tuples(st.just("reopen")),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(operations=_operations, seed=st.integers(0, 1 << 30))
+def test_log_on_disk_behaves_like_its_twin_in_memory(operations, seed):
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    twin = MemoryLog()
+    for term, (name, *arguments) in enumerate(operations, 1):
+        log = storage.log
+        if name == "append":
+            entries = batch(log.last_index + 1, arguments[0], size=arguments[1] + seed % 7, term=term, log_time=term)
+            log.append(entries)
+            twin.append(entries)
+        elif name == "truncate":
+            index = max(log.first_index, log.last_index - arguments[0])
+            log.truncate_from(index)
+            twin.truncate_from(index)
+        elif name == "compact":
+            twin.compact_to(log.compact_to(min(log.last_index, log.first_index + arguments[0])) - 1)
+        else:
+            log.sync()
+            storage = opened("d", filesystem=disk.after_crash((False,) * disk.pending_count()))
+            disk = storage.filesystem
+        log = storage.log
+        assert (log.first_index, log.last_index) == (twin.first_index, twin.last_index)
+        assert log.term_runs() == twin.term_runs()
+        assert all_entries(log) == all_entries(twin)
