@@ -7,10 +7,11 @@ unacknowledged, so that its result can be asked for, until it is one of too many
 
 from __future__ import annotations
 
+import heapq
 import threading
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from raftlog.consensus.entries import COMMAND, OPEN_SESSION, client_payload
@@ -56,6 +57,40 @@ class BlockingAnswers(Answers):
         return self._turnstile.acquire(timeout=max(timeout, 0))
 
 
+class _LowestFirst:
+    """A set of sequences whose lowest is cheap to find, in whatever order they come and go."""
+
+    __slots__ = ("_heap", "_members")
+
+    def __init__(self) -> None:
+        self._members: set[int] = set()
+        self._heap: list[int] = []  # every member, and some that have gone
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self._members
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(sorted(self._members))
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, sequence: int) -> None:
+        if sequence not in self._members:
+            self._members.add(sequence)
+            heapq.heappush(self._heap, sequence)
+
+    def discard(self, sequence: int) -> None:
+        self._members.discard(sequence)
+        while self._heap and self._heap[0] not in self._members:
+            heapq.heappop(self._heap)
+
+    @property
+    def lowest(self) -> int:
+        """Must not be empty."""
+        return self._heap[0]
+
+
 class ClientSession:
     """One session of this process. Thread-safe; made anew after a fork."""
 
@@ -67,7 +102,7 @@ class ClientSession:
         # Proposals whose callers wait, in the order of their sequences. Changes: submit(), _done(), give_up().
         self._waiting: OrderedDict[int, tuple[Answers, int]] = OrderedDict()
         # Sequences whose outcome is unknown and that are not acknowledged for that.
-        self._doubtful: OrderedDict[int, None] = OrderedDict()
+        self._doubtful = _LowestFirst()
         # Answers that came after their caller had given up.
         self.late: OrderedDict[int, Outcome] = OrderedDict()
         self._opening = threading.Lock()
@@ -128,12 +163,12 @@ class ClientSession:
         with self._lock:
             for sequence in range(first_sequence, first_sequence + count):
                 if self._waiting.pop(sequence, None) is not None:
-                    self._doubtful[sequence] = None
+                    self._doubtful.add(sequence)
 
     def settled(self, sequence: int) -> None:
         """The outcome of a proposal that was in doubt is known to its caller."""
         with self._lock:
-            self._doubtful.pop(sequence, None)
+            self._doubtful.discard(sequence)
 
     def _done(self, outcomes: list[Outcome]) -> None:
         with self._lock:
@@ -141,12 +176,12 @@ class ClientSession:
                 sequence = int.from_bytes(outcome.key[16:24], "big")
                 waiting = self._waiting.pop(sequence, None)
                 if outcome.status == UNKNOWN:
-                    self._doubtful[sequence] = None
+                    self._doubtful.add(sequence)
                 if waiting is not None:
                     answers, position = waiting
                     answers.put(position, outcome)
                 elif outcome.status != UNKNOWN and sequence in self._doubtful:
-                    del self._doubtful[sequence]
+                    self._doubtful.discard(sequence)
                     self.late[sequence] = outcome
                     if len(self.late) > MAX_LATE:
                         self.late.popitem(last=False)
@@ -156,13 +191,13 @@ class ClientSession:
         if self._waiting:
             lowest = min(lowest, next(iter(self._waiting)))
         if self._doubtful:
-            lowest = min(lowest, next(iter(self._doubtful)))
+            lowest = min(lowest, self._doubtful.lowest)
         return lowest
 
     def _make_room(self, next_sequence: int) -> None:
         """Keep the window bounded. Doubts go first, oldest first: an entry that is acknowledged is never run later."""
-        while self._doubtful and next_sequence - next(iter(self._doubtful)) > MAX_WINDOW:
-            self._doubtful.popitem(last=False)
+        while self._doubtful and next_sequence - self._doubtful.lowest > MAX_WINDOW:
+            self._doubtful.discard(self._doubtful.lowest)
         if self._waiting and next_sequence - next(iter(self._waiting)) > MAX_WINDOW:
             raise Overloaded(
                 f"{len(self._waiting)} proposals of this process wait for an answer, the limit is {MAX_WINDOW}"

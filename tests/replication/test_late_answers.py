@@ -6,6 +6,7 @@ import pytest
 from raftlog.consensus.entries import OPEN_SESSION, client_header
 from raftlog.exceptions import NodeUnavailable, OutcomeUnknown, SessionExpired
 from raftlog.replication import codec, propose
+from raftlog.replication.client_session import BlockingAnswers
 from raftlog.replication.registry import Command
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, REFUSED, Outcome
 
@@ -117,3 +118,23 @@ def test_a_retry_that_is_not_proposed_leaves_the_outcome_unknown_and_unacknowled
     monkeypatch.setattr(node, "propose", ask)
     give_up()
     assert client_header(node.asked[-1][0]).acknowledged_below == client_header(node.asked[0][0]).sequence
+
+
+def test_of_several_in_doubt_the_lowest_is_not_acknowledged_whichever_was_given_up_first(node):
+    """A caller with a short time limit gives up before one that asked earlier."""
+    session = propose._process.current()
+    session.open(1)
+    sequences = [session.submit([b""], BlockingAnswers(1), 1) for _ in range(4)]
+    for position in (3, 1, 0):
+        session.give_up(sequences[position], 1)
+    node.answer(2, APPLIED, codec.encode(None))
+    below = []
+    for position in (0, 3, 1):
+        session.submit([b""], BlockingAnswers(1), 1)
+        below.append(client_header(node.asked[-1][0]).acknowledged_below)
+        node.answer(-1, APPLIED, codec.encode(None))
+        session.settled(sequences[position])
+    assert below == [sequences[0], sequences[1], sequences[1]]
+    session.submit([b""], BlockingAnswers(1), 1)
+    header = client_header(node.asked[-1][0])
+    assert header.acknowledged_below == header.sequence
