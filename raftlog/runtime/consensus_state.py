@@ -86,6 +86,7 @@ class ConsensusState:
         self._hard_state_store = hard_state_store
         self._on_event = on_event
         self._seen_commit = raft.commit_index
+        self._seen_read_round = raft.read_round
         self._seen_leadership = (raft.leader_id, raft.current_term, raft.role)
         self._step_down_at = float("inf")
         self._election_at = float("inf")
@@ -229,8 +230,8 @@ class ConsensusState:
         reads = raft.take_reads()
         if reads:
             afterwards += _read_calls(self.reads.confirmed(reads, now))
-        if raft.commit_index != self._seen_commit:
-            self._seen_commit = raft.commit_index
+        if raft.commit_index != self._seen_commit or raft.read_round != self._seen_read_round:
+            self._seen_commit, self._seen_read_round = raft.commit_index, raft.read_round
             wake = self.peer_work
         if raft.last_applied < min(raft.commit_index, raft.log.stable_index):
             self.apply_work.notify()
