@@ -1,0 +1,90 @@
+"""Real nodes under real faults keep their promises, and the run leaves nothing behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raftlog.runtime import clock
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(tmp_path, *arguments):
+    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    command = [sys.executable, "-m", "raftlog.testing.torture", "--directory", str(tmp_path / "torture"), *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def processes_of(directory):
+    """Pids of processes whose environment or command names the directory."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) != os.getpid():
+            try:
+                text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
+            except OSError:
+                continue  # gone meanwhile, or not ours
+            if os.fsencode(directory) in text:
+                found.append(int(folder.name))
+    return found
+
+
+def report_of(run):
+    output, progress = run.communicate(timeout=400)
+    assert output, progress
+    report = json.loads(output)
+    assert report["violations"] == [], f"{report['command']}\n" + "\n\n".join(report["violations"])
+    assert run.returncode == 0
+    assert report["verdict"] == "passed"
+    assert (report["lost"], report["doubled"]) == (0, 0)
+    assert report["databases_equal"]
+    assert report["linearizable"]
+    return report
+
+
+def test_five_nodes_under_all_faults(tmp_path, capsys):
+    """A fresh seed each time; the failure's text begins with the command that repeats its schedule."""
+    seed = random.SystemRandom().randrange(1 << 31)
+    with capsys.disabled():
+        sys.stdout.write(f"\ntorture seed {seed}\n")
+    written = tmp_path / "report.txt"
+    report = report_of(start(tmp_path, "--minutes", "0.8", "--seed", str(seed), "--json", "--report", str(written)))
+    assert report["applied"] > 200
+    assert report["history_operations"] > 200
+    assert sum(report["faults"].values()) >= report["rounds"] >= 2
+    assert "verdict: passed" in written.read_text()
+    assert processes_of(tmp_path) == []
+
+
+def test_proxies_stand_in_for_namespaces(tmp_path):
+    faults = "isolate,isolate_leader,one_way,bridge,no_majority"
+    arguments = ("--minutes", "0.2", "--nodes", "3", "--network", "proxy", "--faults", faults, "--json")
+    report = report_of(start(tmp_path, *arguments))
+    assert report["network"] == "proxy"
+    assert report["applied"] > 50
+    assert sum(report["faults"].values()) >= 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_run_that_is_ended(tmp_path, number):
+    run = start(tmp_path, "--minutes", "5", "--nodes", "3")
+    deadline = clock.monotonic() + 120
+    while len(processes_of(tmp_path)) < 8:  # three nodes, four clients, and itself
+        assert clock.monotonic() < deadline
+        assert run.poll() is None
+        clock.sleep(0.1)
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    while processes_of(tmp_path):
+        assert clock.monotonic() < deadline + 60
+        clock.sleep(0.1)
