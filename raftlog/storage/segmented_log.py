@@ -66,7 +66,15 @@ class _View:
 class SegmentedLog:
     """LogStore on disk. Made by `open_storage()`."""
 
-    def __init__(self, filesystem: FileSystem, directory: str, loaded: LoadedLog, segment_bytes: int) -> None:
+    def __init__(
+        self,
+        filesystem: FileSystem,
+        directory: str,
+        loaded: LoadedLog,
+        segment_bytes: int,
+        *,
+        read_only: bool = False,
+    ) -> None:
         if segment_bytes < MIN_SEGMENT_BYTES:
             raise ValueError(f"segment_bytes {segment_bytes} is below {MIN_SEGMENT_BYTES}")
         self._filesystem = filesystem
@@ -77,7 +85,7 @@ class SegmentedLog:
         self.report: RecoveryReport = loaded.report
         # Why nothing may be written any more; "" while all is well.
         # Invariant: never becomes "" again.
-        self._failure = ""
+        self._failure = f"the log in {directory} was opened for reading" if read_only else ""
         # Sectors (from, up to) of the open segment that a write without room may have touched.
         self._unclean: list[tuple[int, int]] = []
         # lru_cache is safe in threads: a table may be loaded twice, never wrongly.
