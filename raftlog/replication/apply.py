@@ -12,6 +12,7 @@ Every signal and on_commit hook fires on every node; `is_applying()` tells. Hook
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import threading
@@ -31,11 +32,14 @@ from raftlog.consensus.entries import (
     KEY,
     NO_OP,
     OPEN_SESSION,
+    SCHEMA,
+    TRANSACTION,
     EntryBatch,
     client_header,
 )
 from raftlog.exceptions import ApplyStopped, InvalidEntry
 from raftlog.replication import codec
+from raftlog.replication.certify import VerdictKind, encode_verdict
 from raftlog.replication.context import CommandContext, applying, is_applying
 from raftlog.replication.database import ApplyConnection
 from raftlog.replication.failures import Blame, blame, encode_failure, is_infrastructure
@@ -109,6 +113,8 @@ class DatabaseStateMachine:
     connection to the alias is the apply connection. `last_applied`, `healthy`, `last_error` may be read anywhere.
     """
 
+    max_entries = 256  # one transaction of about 25 to 250 ms
+
     def __init__(
         self,
         alias: str = "default",
@@ -133,10 +139,12 @@ class DatabaseStateMachine:
     def _load(self) -> Applied:
         connection = connections[self.alias]
         was_open = connection.connection is not None
-        ensure_tables(self.alias)
-        applied = read_applied(connection)
-        with connection.cursor() as cursor:
-            self._sessions.load(cursor)
+        applying_the_log = getattr(connection, "applying", contextlib.nullcontext)  # as a raftlog backend is told
+        with applying_the_log():
+            ensure_tables(self.alias)
+            applied = read_applied(connection)
+            with connection.cursor() as cursor:
+                self._sessions.load(cursor)
         if not was_open:
             connection.close()
         return applied
@@ -219,7 +227,7 @@ class DatabaseStateMachine:
     def _transact(self, database: ApplyConnection, part: EntryBatch, mode: Mode, verdict: IntegrityError | None) -> Run:
         run = Run(self._sessions, self._applied)
         try:
-            with database.transaction():
+            with database.transaction(part.payloads[0] if mode is Mode.ALONE else b""):
                 if mode is not Mode.ALONE and not database.guard.can_batch:
                     raise _TryAgain(Mode.ALONE)
                 self._run_entries(database, part, mode, run, verdict)
@@ -228,6 +236,7 @@ class DatabaseStateMachine:
                 with database.connection.cursor() as cursor:
                     run.stage.write(cursor)
                     write_applied(cursor, run.before, run.applied)
+                database.moved_to(run.applied.index)
                 run.hooks = database.take_hooks()
                 self._committing = run
         except Suspect:
@@ -251,12 +260,15 @@ class DatabaseStateMachine:
         self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
     ) -> None:
         kind = entry.payload[0]
-        if kind == COMMAND:
+        if kind in (COMMAND, TRANSACTION, SCHEMA):
             header = client_header(entry.payload)
             result = run.stage.admit(header, entry.log_time)
             if result is None:
                 try:
-                    result = self._run_command(database, entry, mode, run, verdict)
+                    if kind == COMMAND:
+                        result = self._run_command(database, entry, mode, run, verdict)
+                    else:
+                        result = self._run_transaction(database, entry, mode, verdict)
                 except _Cut:
                     run.stage.undo_admit()
                     raise
@@ -282,6 +294,26 @@ class DatabaseStateMachine:
         if known and cluster_id != known:
             raise _Cut(ApplyStopped(f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"))
         run.applied = run.applied._replace(cluster_id=cluster_id)
+
+    # One transaction
+
+    def _run_transaction(
+        self, database: ApplyConnection, entry: Entry, mode: Mode, failed_commit: IntegrityError | None
+    ) -> Result:
+        if failed_commit is not None:
+            text = f"entry {entry.index}: a certified transaction was refused at its commit: {failed_commit}"
+            raise _Cut(ApplyStopped(text)) from failed_commit
+        try:
+            verdict = database.apply_transaction(entry.index, entry.payload[HEADER_BYTES:], alone=mode is Mode.ALONE)
+        except Suspect as suspect:
+            if mode is Mode.TOGETHER:
+                raise _TryAgain(Mode.GUARDED) from suspect
+            raise _Cut(None) from suspect
+        except InvalidEntry as error:
+            raise _Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
+        except ApplyStopped as stopped:
+            raise _Cut(stopped) from stopped
+        return Result(APPLIED if verdict.kind is VerdictKind.APPLIED else FAILED, entry.index, encode_verdict(verdict))
 
     # One command
 
@@ -348,6 +380,7 @@ class DatabaseStateMachine:
         if len(encoded) > MAX_RESULT_BYTES:
             raise ValueError(f"{command.name} returned {len(encoded)} bytes, the limit is {MAX_RESULT_BYTES}")
         database.check_entry(alone=mode is Mode.ALONE)
+        database.record(context.index)
         return Result(APPLIED, context.index, encoded)
 
     def _judge(

@@ -38,6 +38,8 @@ def state_machine_main(
                     now_doing("waiting for committed entries")
                     state.apply_work.wait_until(float("inf"))
                     continue
+                # A bound on time: callers of the first entries wait for the whole batch.
+                last_index = min(last_index, first_index + machine.max_entries - 1)
                 batch = state.raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
             if batch is None:
                 now_doing("reading entries from disk")

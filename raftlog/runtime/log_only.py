@@ -23,6 +23,8 @@ NONE_RESULT: Final = msgspec.msgpack.encode(None)
 class LogOnlyStateMachine:
     """Implements ports.StateMachine in memory."""
 
+    max_entries = 1 << 20  # as many as there are: an entry costs less than a microsecond
+
     def __init__(self) -> None:
         # Index of the last entry applied. Changes: apply(), in the state-machine thread.
         self.last_applied = 0

@@ -56,6 +56,9 @@ class Outcome(msgspec.Struct, array_like=True, frozen=True):
 class StateMachine(Protocol):
     """Called by the state-machine thread only, outside the monitor; `last_applied` may be read from any thread."""
 
+    # The most entries that apply() is given at once.
+    max_entries: int
+
     @property
     def last_applied(self) -> int:
         """Index of the last entry whose effects are durable with it (0: none). Rebuilt from the database at start."""

@@ -45,7 +45,9 @@ class Service:
             inbox = self._inboxes.get(peer)
             if inbox is None:
                 inbox = self._inboxes[peer] = deque()
-            if len(inbox) >= MAX_INBOX or self._stopping:
+            if self._stopping:
+                return True  # dropped, as if the process had ended already
+            if len(inbox) >= MAX_INBOX:
                 return False
             inbox.append(message)
             self._replies[peer] = reply
