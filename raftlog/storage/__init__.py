@@ -147,7 +147,7 @@ def _create(disk: FileSystem, path: str, metadata: Metadata, segment_bytes: int)
     for name in _leftovers(disk, path):
         disk.remove(f"{path}/{name}")
     create_hard_state(disk, path)
-    create_segment(disk, path, 1, 1, max(segment_bytes, 4096) // SECTOR_BYTES).close()
+    create_segment(disk, path, 1, 1, 1, max(segment_bytes, 4096) // SECTOR_BYTES).close()
     publish_segment(disk, path, 1, 1)
     save_metadata(disk, path, metadata)
 

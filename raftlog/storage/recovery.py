@@ -6,6 +6,7 @@ What a crash can leave behind, and what is done about it:
 - the newest segment ends in a record of which some sectors were never written, or in later records of
   the same, never finished sync: nobody was told that they are durable, so they are cut (zeroed), and
   reported;
+- segments older than the log says it needs: their removal was under way; they are removed;
 - a footer, whole or not, on the newest segment: the crash came before its successor; it is zeroed and
   the segment goes on as the open one;
 - records that a killed process wrote but did not sync: they are written anew and synced before anyone
@@ -16,6 +17,7 @@ Everything else is damage: LogDamaged, and nothing is changed.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +28,7 @@ from raftlog.exceptions import LogDamaged
 from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
 from raftlog.storage.layout import TEMPORARY, damaged, parse_segment_name, segment_name
 from raftlog.storage.record import (
+    COMPACTION,
     FOOTER,
     HEAD,
     REST,
@@ -73,6 +76,14 @@ class LogContents:
             self.term_runs.pop()
         while self.configurations and self.configurations[-1] >= index:
             self.configurations.pop()
+
+    def forget_below(self, index: int) -> None:
+        """Forget the entries before `index`."""
+        number = bisect_right(self.term_runs, index, key=lambda run: run.first_index) - 1
+        if number >= 0:
+            first = TermRun(index, self.term_runs[number].term)
+            self.term_runs = [first, *self.term_runs[number + 1 :]]
+        del self.configurations[: bisect_left(self.configurations, index)]
 
     def add_run(self, first_index: int, term: int) -> bool:
         """Note that entries from `first_index` on have `term`. False where the term would go back."""
@@ -139,12 +150,17 @@ def load_log(filesystem: FileSystem, directory: str, *, writable: bool) -> Loade
     path = f"{directory}/{segment_name(sequence, first_index)}"
     file = filesystem.open(path, writable=writable)
     try:
-        sectors = check_first_sector(path, file, sequence, first_index)
+        sectors, oldest = check_first_sector(path, file, sequence, first_index)
         _check_succession(path, first_index, expected)
         scan = _Scan(path, file, sequence, sectors, first_index, contents)
+        scan.segment.oldest = oldest
         tail = scan.run()
+        unneeded = _drop_unneeded(directory, contents, names[0][0], scan.segment)
         if writable:
             _repair(scan, tail)
+            for segment in unneeded:  # oldest first, one by one, as in compact_to()
+                filesystem.remove(segment.path)
+                filesystem.sync_directory(directory)
     except BaseException:
         file.close()
         raise
@@ -165,7 +181,7 @@ def _load_sealed(
     path = f"{directory}/{segment_name(sequence, first_index)}"
     file = filesystem.open(path)
     try:
-        sectors = check_first_sector(path, file, sequence, first_index)
+        sectors, _ = check_first_sector(path, file, sequence, first_index)
         _check_succession(path, first_index, expected)
         footer = load_footer(path, file, sequence, sectors)
     finally:
@@ -176,6 +192,16 @@ def _load_sealed(
     contents.configurations.extend(footer.configurations)
     contents.sealed.append(Segment(sequence, path, sectors, footer.first_index, footer.last_index))
     return footer.last_index + 1
+
+
+def _drop_unneeded(directory: str, contents: LogContents, found: int, newest: OpenSegment) -> list[Segment]:
+    """Forget the segments before the oldest one needed. Raises LogDamaged where that one is not there."""
+    if found > newest.oldest:
+        raise damaged(directory, f"segment {newest.oldest} is missing; the log begins in it", entries="it held")
+    unneeded = [segment for segment in contents.sealed if segment.sequence < newest.oldest]
+    del contents.sealed[: len(unneeded)]
+    contents.forget_below(contents.sealed[0].first_index if contents.sealed else newest.first_index)
+    return unneeded
 
 
 def _check_succession(path: str, first_index: int, expected: int) -> None:
@@ -227,6 +253,9 @@ class _Scan:
         """Replay one record. Raises BadRecord."""
         segment = self.segment
         body = body_of(header, image)
+        if header.magic == COMPACTION:
+            segment.oldest = header.first_index
+            return
         if header.magic == TRUNCATION:
             if header.first_index > segment.table.last_index + 1:
                 raise BadRecord(f"a truncation from {header.first_index}, after the last entry")

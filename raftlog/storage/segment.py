@@ -1,6 +1,7 @@
 """One segment file: its first sector, its records, its footer and its last sector.
 
-    sector 0        magic (8), format (4), sequence (8), first_index (8), sectors in the file (4), CRC32
+    sector 0        magic (8), format (4), sequence (8), first_index (8), sequence of the oldest segment that
+                    is needed (8), sectors in the file (4), CRC32
     sectors 1 …     records (record.py), one after the other: batches and truncations
     footer          written when the segment is sealed: a record with the index of its live batches
     … zeros …
@@ -51,7 +52,7 @@ from raftlog.storage.record import (
 
 _FIRST_MAGIC: Final = b"RAFTLOG\n"
 _LAST_MAGIC: Final = b"RLSEALED"
-_FIRST: Final = struct.Struct("<8sIQQI")
+_FIRST: Final = struct.Struct("<8sIQQQI")
 _LAST: Final = struct.Struct("<8sQII")
 _CRC: Final = struct.Struct("<I")
 _FOOTER: Final = struct.Struct("<QQIII")
@@ -124,14 +125,16 @@ class OpenSegment:
     position: int = 1
     # Everything before it is synced. Invariant: synced <= position.
     synced: int = 1
+    # Sequence of the oldest segment that is needed; those before it are removed, or about to be.
+    oldest: int = 1
     # Upper bounds of what the footer will hold, which reserve its room.
     term_runs: int = 1
     configurations: int = 0
 
-    def has_room(self, sectors: int, term_runs: int, configurations: int, spare: int) -> bool:
-        """Whether a record fits, with a footer that lists it too, the last sector, and `spare` sectors."""
+    def has_room(self, sectors: int, batches: int, term_runs: int, configurations: int, spare: int) -> bool:
+        """Whether records of so many sectors fit, with a footer for them too, the last sector, and `spare` sectors."""
         footer = footer_sectors(
-            len(self.table.firsts) + 1, self.term_runs + term_runs, self.configurations + configurations
+            len(self.table.firsts) + batches, self.term_runs + term_runs, self.configurations + configurations
         )
         return self.position + sectors + footer + 1 + spare <= self.sectors
 
@@ -155,14 +158,16 @@ def footer_sectors(batches: int, term_runs: int, configurations: int) -> int:
 # Writing
 
 
-def create_segment(filesystem: FileSystem, directory: str, sequence: int, first_index: int, sectors: int) -> File:
+def create_segment(
+    filesystem: FileSystem, directory: str, sequence: int, first_index: int, oldest: int, sectors: int
+) -> File:
     """Make a segment under a temporary name, with its first sector durable. Raises OSError and leaves no file."""
     path = f"{directory}/{segment_name(sequence, first_index)}{TEMPORARY}"
     if filesystem.exists(path):
         filesystem.remove(path)
     file = filesystem.create(path, sectors * SECTOR_BYTES)
     try:
-        file.pwrite(_checked(_FIRST.pack(_FIRST_MAGIC, FORMAT, sequence, first_index, sectors)), 0)
+        file.pwrite(_checked(_FIRST.pack(_FIRST_MAGIC, FORMAT, sequence, first_index, oldest, sectors)), 0)
         file.sync()
     except OSError:
         file.close()
@@ -218,12 +223,15 @@ def _is_checked(sector: bytes) -> bool:
 # Reading
 
 
-def check_first_sector(path: str, file: File, sequence: int, first_index: int) -> int:
-    """Sectors of the file. Raises LogDamaged where the first sector or the length is not what was written."""
+def check_first_sector(path: str, file: File, sequence: int, first_index: int) -> tuple[int, int]:
+    """Sectors of the file, and the oldest segment that was needed when it was made.
+
+    Raises LogDamaged where the first sector or the length is not what was written.
+    """
     sector = file.pread(SECTOR_BYTES, 0)
     if not _is_checked(sector):
         raise damaged(path, "the first sector's checksum is wrong", offset=0, entries=f"from {first_index} on")
-    magic, version, *found, sectors = _FIRST.unpack_from(sector)
+    magic, version, *found, oldest, sectors = _FIRST.unpack_from(sector)
     if magic != _FIRST_MAGIC or version != FORMAT or found != [sequence, first_index]:
         raise damaged(
             path, f"the first sector says format {version}, sequence {found[0]}, first index {found[1]}", offset=0
@@ -236,7 +244,7 @@ def check_first_sector(path: str, file: File, sequence: int, first_index: int) -
             offset=min(size, sectors * SECTOR_BYTES),
             entries=f"from {first_index} on",
         )
-    return int(sectors)
+    return sectors, oldest
 
 
 def is_valid_last_sector(sector: bytes, sequence: int) -> bool:

@@ -20,12 +20,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from raftlog.consensus.entries import EntryBatch, Run
+from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.state import TermRun
 from raftlog.exceptions import DiskFull, LogCompacted, LogDamaged, LogTruncated, StorageError, StorageFailed
+from raftlog.storage.batches import Collected, split
 from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
 from raftlog.storage.layout import TEMPORARY, damaged, segment_name
-from raftlog.storage.record import BATCH, TRUNCATION, BatchBody, encode_batch, frame, sectors_for
+from raftlog.storage.record import BATCH, COMPACTION, TRUNCATION, BatchBody, encode_batch, frame, sectors_for
 from raftlog.storage.recovery import LoadedLog, RecoveryReport, zero_sectors
 from raftlog.storage.segment import (
     BatchTable,
@@ -43,8 +44,10 @@ from raftlog.storage.segment import (
 SEGMENT_BYTES: Final = 64 << 20
 MIN_SEGMENT_BYTES: Final = 4096
 NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-# Sectors of each segment that batches leave free, so that a truncation needs no new file on a full disk.
-TRUNCATION_ROOM: Final = 4
+# Sectors of each segment that batches leave free, so that truncating and compacting need no new file on a full disk.
+MARK_ROOM: Final = 4
+# A larger batch is written in several records (with one write), so that reading a part of it costs less.
+RECORD_BYTES: Final = 256 << 10
 # Indices of sealed segments kept in memory, each at most about 2 MiB.
 CACHED_TABLES: Final = 8
 
@@ -121,13 +124,16 @@ class SegmentedLog:
             raise ValueError(f"a batch from {batch.first_index} does not follow entry {expected - 1}")
         if not batch.payloads:
             return
-        body = encode_batch(batch)
+        pieces = [(piece, encode_batch(piece)) for piece in split(batch, RECORD_BYTES)]
         new_runs = self._new_runs(batch)
-        sectors = sectors_for(body.size)
+        sectors = sum(sectors_for(body.size) for _, body in pieces)
+        configurations = sum(len(body.configurations) for _, body in pieces)
         self._clean()
-        if not self._open.has_room(sectors, len(new_runs), len(body.configurations), TRUNCATION_ROOM):
-            self._roll(sectors, len(new_runs), len(body.configurations))
-        self._write_batch(batch, body, new_runs, sectors)
+        if not self._open.has_room(sectors, len(pieces), len(new_runs), configurations, MARK_ROOM):
+            self._roll(sectors, len(pieces), len(new_runs), configurations)
+        self._write_pieces(pieces)
+        self._contents.term_runs.extend(new_runs)
+        self._open.term_runs += len(new_runs)
 
     def _new_runs(self, batch: EntryBatch) -> list[TermRun]:
         runs: list[TermRun] = []
@@ -142,28 +148,34 @@ class SegmentedLog:
             index += count
         return runs
 
-    def _write_batch(self, batch: EntryBatch, body: BatchBody, new_runs: list[TermRun], sectors: int) -> None:
+    def _write_pieces(self, pieces: list[tuple[EntryBatch, BatchBody]]) -> None:
+        """Write all pieces at once, then show them."""
         segment = self._open
         position = segment.position
-        record = frame(
-            BATCH,
-            body.parts,
-            body.size,
-            sequence=segment.sequence,
-            position=position,
-            synced=segment.synced,
-            first_index=batch.first_index,
-            entries=len(batch.payloads),
-            runs=len(batch.runs),
-            configurations=len(body.configurations),
-        )
-        self._write(record, position)
-        segment.position = position + sectors
-        segment.term_runs += len(new_runs)
-        segment.configurations += len(body.configurations)
-        self._contents.term_runs.extend(new_runs)
-        self._contents.configurations.extend(body.configurations)
-        segment.table.add(batch.first_index, batch.last_index, position, sectors)
+        records = []
+        for batch, body in pieces:
+            record = frame(
+                BATCH,
+                body.parts,
+                body.size,
+                sequence=segment.sequence,
+                position=position,
+                synced=segment.synced,
+                first_index=batch.first_index,
+                entries=len(batch.payloads),
+                runs=len(batch.runs),
+                configurations=len(body.configurations),
+            )
+            records.append(record)
+            position += len(record) // SECTOR_BYTES
+        self._write(b"".join(records), segment.position)
+        for (batch, body), record in zip(pieces, records, strict=True):
+            sectors = len(record) // SECTOR_BYTES
+            if body.configurations:
+                segment.configurations += len(body.configurations)
+                self._contents.configurations.extend(body.configurations)
+            segment.table.add(batch.first_index, batch.last_index, segment.position, sectors)
+            segment.position += sectors
 
     def sync(self) -> None:
         """Make everything appended durable: one sync. Raises StorageFailed; then the process must stop."""
@@ -188,22 +200,8 @@ class SegmentedLog:
             raise ValueError(f"entries from {index} on cannot be removed: the log begins at {self.first_index}")
         if index > self.last_index:
             return
-        self._clean()
-        if not self._open.has_room(1, 0, 0, 0):
-            self._roll(1, 0, 0)
+        self._write_mark(TRUNCATION, index)
         segment = self._open
-        record = frame(
-            TRUNCATION,
-            [],
-            0,
-            sequence=segment.sequence,
-            position=segment.position,
-            synced=segment.synced,
-            first_index=index,
-        )
-        self._write(record, segment.position)
-        segment.position += 1
-        self.sync()
         self._contents.cut(index)
         segment.table = segment.table.cut(index)
         segment.first_index = min(segment.first_index, index)
@@ -216,27 +214,47 @@ class SegmentedLog:
         """
         self._check_writable()
         sealed = self._contents.sealed
-        while sealed and sealed[0].last_index <= index:
-            segment = sealed.pop(0)
-            self._publish()
+        count = 0
+        while count < len(sealed) and sealed[count].last_index <= index:
+            count += 1
+        if not count:
+            return self.first_index
+        # First say so in the log, durably: a segment that is missing without that is damage.
+        self._write_mark(COMPACTION, sealed[count - 1].sequence + 1)
+        unneeded = self._contents.sealed[:count]
+        del self._contents.sealed[:count]
+        self._open.oldest = unneeded[-1].sequence + 1
+        self._publish()
+        self._contents.forget_below(self.first_index)
+        if self.first_index > self.last_index:
+            self._contents.term_runs.clear()
+        for segment in unneeded:
             try:
                 self._filesystem.remove(segment.path)
-                # One by one: were two removals lost in part, a gap between segments would look like damage.
+                # One by one: were only some of two removals lost, a gap between segments would look like damage.
                 self._filesystem.sync_directory(self._directory)
             except OSError as error:
                 raise self._fail(f"{segment.path} could not be removed", error) from error
-        self._forget_below(self.first_index)
         return self.first_index
 
-    def _forget_below(self, index: int) -> None:
-        contents = self._contents
-        runs = contents.term_runs
-        number = bisect_right(runs, index, key=lambda run: run.first_index) - 1
-        if index > self.last_index:
-            contents.term_runs = []
-        elif number >= 0:
-            contents.term_runs = [TermRun(max(index, runs[number].first_index), runs[number].term), *runs[number + 1 :]]
-        del contents.configurations[: bisect_left(contents.configurations, index)]
+    def _write_mark(self, magic: bytes, number: int) -> None:
+        """Write and sync a record of one sector that says only `number`. Raises DiskFull, StorageFailed."""
+        self._clean()
+        if not self._open.has_room(1, 0, 0, 0, 0):
+            self._roll(1, 0, 0, 0)
+        segment = self._open
+        record = frame(
+            magic,
+            [],
+            0,
+            sequence=segment.sequence,
+            position=segment.position,
+            synced=segment.synced,
+            first_index=number,
+        )
+        self._write(record, segment.position)
+        segment.position += 1
+        self.sync()
 
     def close(self) -> None:
         """Idempotent. Does not sync: what was not synced was not promised."""
@@ -273,12 +291,12 @@ class SegmentedLog:
         if first_index > last_held or last_index < first_index:
             raise LogTruncated(f"entries {first_index}-{last_index} are not in the log, which ends at {last_held}")
         last_index = min(last_index, last_held)
-        collected = _Collected(first_index, last_index, max_bytes)
+        collected = Collected(first_index, last_index, max_bytes)
         while not collected.is_full:
             self._read_from(view, collected)
         return EntryBatch(first_index, collected.runs, collected.payloads)
 
-    def _read_from(self, view: _View, collected: _Collected) -> None:
+    def _read_from(self, view: _View, collected: Collected) -> None:
         """Add what one read of one file gives."""
         index = collected.next_index
         if index >= view.open_first:
@@ -325,18 +343,18 @@ class SegmentedLog:
         )
         return self._view
 
-    def _roll(self, sectors: int, term_runs: int, configurations: int) -> None:
-        """Seal the open segment and begin a new one with room for a record of so many sectors.
+    def _roll(self, sectors: int, batches: int, term_runs: int, configurations: int) -> None:
+        """Seal the open segment and begin a new one with room for records of so many sectors.
 
         The new file is made first: where there is no room for it, DiskFull leaves everything as it was.
         """
         old = self._open
         sequence, first_index = old.sequence + 1, old.table.last_index + 1
-        size = 1 + sectors + footer_sectors(1, 1 + term_runs, configurations) + 1 + TRUNCATION_ROOM
+        size = 1 + sectors + footer_sectors(batches, 1 + term_runs, configurations) + 1 + MARK_ROOM
         size = max(self._segment_sectors, -(-size // 8) * 8)  # whole pages of 4 KiB
         path = f"{self._directory}/{segment_name(sequence, first_index)}"
         try:
-            file = create_segment(self._filesystem, self._directory, sequence, first_index, size)
+            file = create_segment(self._filesystem, self._directory, sequence, first_index, old.oldest, size)
         except OSError as error:
             raise self._no_room_or_fail(f"{path} could not be made", error) from error
         self._seal(old, file, path)
@@ -346,7 +364,9 @@ class SegmentedLog:
             raise self._fail(f"{path} could not be made", error) from error
         last_index = old.table.last_index
         self._contents.sealed.append(Segment(old.sequence, old.path, old.sectors, old.first_index, last_index))
-        self._open = OpenSegment(sequence, path, file, size, first_index, BatchTable.empty(last_index))
+        self._open = OpenSegment(
+            sequence, path, file, size, first_index, BatchTable.empty(last_index), oldest=old.oldest
+        )
         self._publish()
 
     def _seal(self, segment: OpenSegment, successor: File, successor_path: str) -> None:
@@ -424,51 +444,3 @@ class SegmentedLog:
             "Start it again once the disk is in order; see the kernel's log"
         )
         return StorageFailed(self._failure)
-
-
-class _Collected:
-    """Entries gathered by one read()."""
-
-    __slots__ = ("bytes_left", "last_index", "next_index", "payloads", "runs")
-
-    def __init__(self, first_index: int, last_index: int, max_bytes: int) -> None:
-        self.next_index = first_index
-        self.last_index = last_index
-        self.bytes_left = max_bytes
-        self.runs: list[Run] = []
-        self.payloads: list[bytes] = []
-
-    @property
-    def is_full(self) -> bool:
-        return bool(self.payloads) and (self.next_index > self.last_index or self.bytes_left <= 0)
-
-    def add(self, batch: EntryBatch) -> None:
-        """Add the entries of `batch`, which begins at `next_index`, as far as they are wanted."""
-        batch = batch.slice(self.next_index, self.last_index)
-        size = batch.payload_bytes
-        if size > self.bytes_left:
-            batch = self._fitting(batch)
-            size = max(batch.payload_bytes, self.bytes_left)  # full now, also where less was taken
-        if not batch.payloads:
-            self.bytes_left = 0
-            return
-        self.bytes_left -= size
-        self.next_index += len(batch.payloads)
-        runs = batch.runs
-        if self.runs and self.runs[-1][1:] == runs[0][1:]:
-            self.runs[-1] = Run(self.runs[-1].count + runs[0].count, runs[0].term, runs[0].log_time)
-            runs = runs[1:]
-        self.runs.extend(runs)
-        self.payloads.extend(batch.payloads)
-
-    def _fitting(self, batch: EntryBatch) -> EntryBatch:
-        """The entries from the beginning of `batch` that fit `bytes_left`; one at least where nothing is there yet."""
-        count, left = 0, self.bytes_left
-        for payload in batch.payloads:
-            left -= len(payload)
-            if left < 0:
-                break
-            count += 1
-        if not self.payloads:
-            count = max(count, 1)
-        return batch.slice(batch.first_index, batch.first_index + count - 1)

@@ -105,7 +105,7 @@ def contents(storage: Storage) -> list[Entry]:
     entries: list[Entry] = []
     index = log.first_index
     while index <= log.last_index:
-        batch = log.read(index, log.last_index, 1 + index * 331 % 4096)
+        batch = log.read(index, log.last_index, 1 + index * 3331 % 20000)
         stamps = [(run.term, run.log_time) for run in batch.runs for _ in range(run.count)]
         entries.extend(Entry(*stamp, payload) for stamp, payload in zip(stamps, batch.payloads, strict=True))
         index += len(batch)

@@ -36,4 +36,6 @@ def all_entries(log) -> list[tuple[int, int, bytes]]:
         stamps = [(run.term, run.log_time) for run in found.runs for _ in range(run.count)]
         entries += [(*stamp, payload) for stamp, payload in zip(stamps, found.payloads, strict=True)]
         index += len(found)
+    if entries:
+        assert log.read(log.first_index, log.last_index, 1 << 30).payloads == [payload for _, _, payload in entries]
     return entries

@@ -143,6 +143,22 @@ def test_configurations_are_found_also_after_reopening(tmp_path, storage):
     storage.close()
 
 
+def test_large_batch_is_written_in_pieces_with_one_write():
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk, segment_bytes=4 << 20)
+    calls = disk.calls
+    large = EntryBatch(1, [Run(7, 1, 1), Run(13, 2, 2)], batch(1, 20, size=90_000).payloads)
+    storage.log.append(large)
+    assert disk.calls == calls + 1
+    assert len(storage.log._open.table.firsts) == 10
+    assert storage.log.read(1, 20, 4 << 20) == large
+    assert storage.log.term_runs() == [TermRun(1, 1), TermRun(8, 2)]
+    storage.log.sync()
+    storage = opened("d", filesystem=disk.after_crash((False,) * disk.pending_count()))
+    assert storage.log.read(1, 20, 4 << 20) == large
+    assert storage.log.term_runs() == [TermRun(1, 1), TermRun(8, 2)]
+
+
 @pytest.mark.parametrize("index", [1, 2, 7, 50, 199, 200])
 def test_truncated_entries_never_come_back(tmp_path, storage, index):
     log = storage.log
@@ -206,6 +222,21 @@ def test_compaction_of_everything_keeps_the_open_segment(tmp_path, storage):
     storage.close()
 
 
+def test_removal_of_segments_that_a_crash_interrupted_is_finished():
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    for index in range(1, 200, 10):
+        storage.log.append(batch(index, 10, size=100))
+    storage.log.sync()
+    states = []
+    disk.on_call = lambda call: states.append(disk.after_crash((False,) * disk.pending_count()))
+    first_index = storage.log.compact_to(100)
+    states.append(disk.after_crash((False,) * disk.pending_count()))
+    found = [opened("d", filesystem=state).log.first_index for state in states]
+    assert found == [1, 1, *[first_index] * (len(found) - 2)]
+    assert len({tuple(state.list_directory("d")) for state in states[2:]}) == 1
+
+
 def test_full_disk_leaves_the_log_as_it_was_and_goes_on_later():
     disk = CrashDisk()
     storage = opened("d", filesystem=disk)
@@ -245,7 +276,7 @@ def test_truncation_finds_room_on_a_full_disk():
     storage = opened("d", filesystem=disk)
     while len(disk.list_directory("d")) == 3:
         storage.log.append(batch(storage.log.last_index + 1, 4, size=100))
-    while storage.log._open.has_room(2, 1, 0, 4):
+    while storage.log._open.has_room(2, 1, 1, 0, 4):
         storage.log.append(batch(storage.log.last_index + 1, 4, size=100))
     files = disk.list_directory("d")
     storage.log.truncate_from(storage.log.last_index)
