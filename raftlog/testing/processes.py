@@ -198,6 +198,13 @@ class NodeProcess:
             self.kill()
             return self._reap()
 
+    def wait(self, timeout: float) -> int | None:
+        """Its exit code once it has ended; None where it still runs after `timeout` seconds."""
+        try:
+            return self._reap(timeout)
+        except subprocess.TimeoutExpired:
+            return None
+
     def close(self) -> None:
         """Give up the connection of client(); the process is left as it is."""
         if self._client is not None:

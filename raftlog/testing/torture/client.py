@@ -48,7 +48,8 @@ MIX: Final = (
     ("note", 4),
     ("withdraw", 4),
 )
-PADDINGS: Final = (0, 0, 0, 0, 0, 200, 200, 2_000, 2_000, 30_000)  # bytes
+# (bytes beside the arguments, weight): some entries are larger than a message of a few
+PADDINGS: Final = ((0, 50), (200, 30), (2_000, 18), (30_000, 2))
 
 
 class Databases:
@@ -89,18 +90,19 @@ class Worker:
         self.databases = Databases(work.nodes)
         # What it saw last under each key of this rotation: what a compare_and_set expects.
         self.seen: dict[str, Any] = {}
-        self._actions = [action for action, _ in MIX]
-        self._weights = [weight for _, weight in MIX]
 
     def run(self, stopping: Callable[[], bool]) -> None:
         while not stopping():
-            action = self.rng.choices(self._actions, self._weights)[0]
+            action = self._draw(MIX)
             key = self._key()
             if action == "read":
                 self._read(key)
             else:
                 self._command(action, key)
             clock.sleep(self.work.think * self.rng.uniform(0.2, 1.8))
+
+    def _draw(self, weighted: tuple[tuple[Any, int], ...]) -> Any:
+        return self.rng.choices([item for item, _ in weighted], [weight for _, weight in weighted])[0]
 
     def _key(self) -> str:
         epoch = int(clock.monotonic() / self.work.rotation)
@@ -124,7 +126,7 @@ class Worker:
             key = f"claim-{key}-{self.rng.randrange(4)}"
         arguments: dict[str, Any] = {"reference": reference, "key": key}
         if action not in EXPECTED_FAILURES:
-            padding = bytes(self.rng.choice(PADDINGS))
+            padding = bytes(self._draw(PADDINGS))
             arguments |= {"action": action, "argument": json.dumps(argument), "padding": padding}
         called = Called(number, 0.0, self.number, action, key, argument, reference)
 

@@ -5,6 +5,7 @@ Used by the main thread only: nodes die with the thread that started them.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +18,13 @@ from raftlog.testing.torture.disks import Disks
 from raftlog.testing.torture.network import Network, Pair
 from raftlog.testing.torture.schedule import BY_NAME, Fault
 
+# Faults that come and go: shortest and longest seconds between two turns.
+TURNING: Final = {
+    "crash_loop": (0.2, 3.0),
+    "stutter": (0.05, 0.7),
+    "flapping": (0.05, 0.9),
+    "flapping_leader": (0.05, 0.9),
+}
 # How long a node may go on with an fsync that fails, while the cluster takes writes. Seconds.
 MUST_STOP_WITHIN: Final = 20.0
 
@@ -31,6 +39,9 @@ class Strike:
     ends_at: float
     ended_at: float = 0.0
     pairs: frozenset[Pair] = field(default_factory=frozenset)
+    # Faults that come and go within their time: when next, and whether it is there.
+    turns_at: float = math.inf
+    is_off: bool = False
 
     def __str__(self) -> str:
         return f"{self.kind} {','.join(self.victims)}".rstrip()
@@ -39,7 +50,8 @@ class Strike:
 class Nemesis:
     """`strikes` lists all that happened, `found` what nodes did wrong by themselves."""
 
-    def __init__(self, cluster: ProcessCluster, network: Network, disks: Disks, clients: Clients) -> None:
+    def __init__(self, cluster: ProcessCluster, network: Network, disks: Disks, clients: Clients, seed: int) -> None:
+        self._rng = random.Random(f"nemesis/{seed}")
         self._cluster = cluster
         self._network = network
         self._disks = disks
@@ -63,14 +75,18 @@ class Nemesis:
         victims = self._choose(fault, rng)
         strike = Strike(fault.kind, victims, now, now + fault.lasts)
         getattr(self, f"_start_{self._family(fault.kind)}")(strike, rng)
+        if fault.kind in TURNING:
+            strike.turns_at = now
         self.strikes.append(strike)
         self.active.append(strike)
         return strike
 
     def _family(self, kind: str) -> str:
         """What is done, apart from to whom."""
-        if kind.startswith("kill") and kind != "kill_client":
+        if kind == "crash_loop" or (kind.startswith("kill") and kind != "kill_client"):
             return "kill"
+        if kind == "stutter":
+            return "pause"
         for family in ("pause", "disk_full", "disk_slow", "disk_stall", "fsync_fails"):
             if kind.startswith(family):
                 return family
@@ -148,7 +164,7 @@ class Nemesis:
         return _both_ways(victims, others)
 
     def _cut(self, extra: frozenset[Pair] = frozenset()) -> None:
-        self._network.cut(extra.union(*(strike.pairs for strike in self.active)))
+        self._network.cut(extra.union(*(strike.pairs for strike in self.active if not strike.is_off)))
 
     # Healing
 
@@ -156,8 +172,29 @@ class Nemesis:
         """Heal what is over; find nodes and clients that ended by themselves. Often."""
         now = clock.monotonic()
         self._look_for_the_dead()
-        for strike in [strike for strike in self.active if strike.ends_at <= now]:
-            self._heal(strike)
+        for strike in list(self.active):
+            if strike.ends_at <= now:
+                self._heal(strike)
+            elif strike.turns_at <= now:
+                self._turn(strike, now)
+
+    def _turn(self, strike: Strike, now: float) -> None:
+        """A fault that comes and goes does either."""
+        name = strike.victims[0]
+        shortest, longest = TURNING[strike.kind]
+        strike.turns_at = now + self._rng.uniform(shortest, longest)
+        strike.is_off = not strike.is_off
+        if strike.kind == "crash_loop":
+            self._cluster.kill([name])
+            if not self._has(name, "kill", besides=strike):
+                self._restart(name)
+                self._down.add(name)
+        elif strike.kind != "stutter":
+            self._cut()
+        elif not strike.is_off:
+            self._cluster[name].pause()
+        elif not self._has(name, "pause", besides=strike):
+            self._cluster[name].resume()
 
     def heal_all(self) -> None:
         """Faults end; nodes that must stop still do so, in await_stops()."""
@@ -183,9 +220,10 @@ class Nemesis:
                 if name in self._down and not self._has(name, "kill"):
                     self._restart(name)
 
-    def _has(self, name: str, family: str) -> bool:
+    def _has(self, name: str, family: str, besides: Strike | None = None) -> bool:
         """Whether a fault of this family still has the node."""
-        return any(name in strike.victims and self._family(strike.kind) == family for strike in self.active)
+        strikes = [strike for strike in self.active if strike is not besides and name in strike.victims]
+        return any(self._family(strike.kind) == family for strike in strikes)
 
     def _restart(self, name: str) -> None:
         self._down.discard(name)

@@ -46,6 +46,7 @@ class Report(msgspec.Struct):
     node_restarts: int = 0
     last_term: int = 0
     applied_index: int = 0
+    log_entries: int = 0  # compared, on each node
     lost: int = 0
     doubled: int = 0
     databases_equal: bool = False
@@ -115,6 +116,7 @@ class Report(msgspec.Struct):
             f"commands applied twice: {self.doubled}",
             f"databases equal: {'yes' if self.databases_equal else 'NO'} "
             f"(all tables, at entry {self.applied_index:,} of term {self.last_term:,})",
+            f"logs equal: {self.log_entries:,} entries compared on each node",
             f"linearizable: {'yes' if self.linearizable else 'NO'} "
             f"({self.history_operations:,} operations on {self.history_keys:,} keys)",
             f"verdict: {self.verdict}",

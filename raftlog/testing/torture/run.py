@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
@@ -25,6 +26,7 @@ SETTINGS = "raftlog.testing.torture_site.settings"
 START_TIMEOUT = 120.0  # seconds, for the first leader
 RECOVERY_TIMEOUT = 90.0  # seconds, from the end of all faults of a round to an acknowledged command
 APPLY_TIMEOUT = 180.0  # seconds, at the end, until every node has applied everything
+STOP_TIMEOUT = 30.0  # seconds, at the end, for the nodes to stop as asked
 POLL = 0.05  # seconds
 POLL_RECORDS = 0.25  # seconds
 
@@ -103,7 +105,7 @@ class _Run:
             node.environment |= disks.environment(node.node_id)
         self._records = Records(directory / "clients")
         self._clients = Clients(self._cluster, self._records.directory, options.clients, options.threads, options.seed)
-        self._nemesis = Nemesis(self._cluster, network, disks, self._clients)
+        self._nemesis = Nemesis(self._cluster, network, disks, self._clients, options.seed)
         self._report = Report(
             command=options.command,
             seed=options.seed,
@@ -125,6 +127,7 @@ class _Run:
             ended_at = clock.monotonic()
             self._finish()
             self._judge(started_at, ended_at)
+            self._stop()
         finally:
             self._clients.close()
             self._cluster.close()
@@ -258,6 +261,24 @@ class _Run:
         report.history_operations, report.history_keys = histories.operations, histories.keys
         report.configurations = histories.configurations
         report.windows = unavailability(records.acknowledged, started_at, ended_at, nemesis.strikes)
+
+    def _stop(self) -> None:
+        """End the nodes as asked, and compare what they leave on disk."""
+        self._tell("stopping the nodes and comparing their logs")
+        violations = self._report.violations
+        for node in self._cluster:
+            node.send_signal(signal.SIGTERM)
+        deadline = clock.monotonic() + STOP_TIMEOUT
+        for node in self._cluster:
+            code = node.wait(max(0.1, deadline - clock.monotonic()))
+            if code != 0:
+                violations.append(
+                    f"node {node.node_id} ended with {code} (None: not at all) when it was asked to:\n{node.output(25)}"
+                )
+        self._cluster.close()
+        folders = {node.node_id: node.settings.data_dir for node in self._cluster}
+        differences, self._report.log_entries = verify.compare_logs(folders, self._report.applied_index)
+        violations += differences
 
 
 def round_to_ms(seconds: float) -> float:

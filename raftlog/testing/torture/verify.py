@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from raftlog.exceptions import StorageError
 from raftlog.runtime import clock
+from raftlog.storage import open_storage
 from raftlog.testing.history import Operation
 from raftlog.testing.linearizability import Counterexample, check
 from raftlog.testing.models import KeyValueMap
@@ -174,6 +176,47 @@ class _open:
 
     def __exit__(self, *exc_info: object) -> None:
         self._connection.close()
+
+
+# Logs
+
+
+def compare_logs(folders: Mapping[str, Path], last_index: int) -> tuple[list[str], int]:
+    """(What differs, entries compared): term and payload of every entry up to `last_index`, after the nodes' end."""
+    found: list[str] = []
+    hashes: dict[str, list[bytes]] = {}
+    for name, folder in folders.items():
+        try:
+            hashes[name] = _entry_hashes(name, folder, last_index)
+        except StorageError as error:
+            found.append(f"the log of {name} cannot be read: {type(error).__name__}: {error}")
+    for name, entries in hashes.items():
+        if len(entries) < last_index:
+            found.append(f"the log of {name} ends at entry {len(entries)}, though it has applied {last_index}")
+    names = list(hashes)
+    for name in names[1:]:
+        first, other = hashes[names[0]], hashes[name]
+        for position, (one, another) in enumerate(zip(first, other, strict=False)):
+            if one != another:
+                found.append(f"entry {position + 1} of the log differs between {names[0]} and {name}")
+                break
+    return found, min(map(len, hashes.values()), default=0)
+
+
+def _entry_hashes(name: str, folder: Path, last_index: int) -> list[bytes]:
+    storage = open_storage(folder, node_id=name)
+    try:
+        log, entries, index = storage.log, [], storage.log.first_index
+        last_index = min(last_index, log.last_index)
+        while index <= last_index:
+            batch = log.read(index, last_index, 4 << 20)
+            for position, payload in enumerate(batch.payloads):
+                term = batch.term_at(index + position)
+                entries.append(hashlib.blake2b(payload, digest_size=8, salt=term.to_bytes(8, "big")).digest())
+            index = batch.last_index + 1
+        return entries
+    finally:
+        storage.close()
 
 
 # Histories
