@@ -37,6 +37,7 @@ from raftlog.transport.server import DaphneServer, TlsFiles
 logger = logging.getLogger("raftlog.node")
 
 STOP_TIMEOUT = 10.0  # seconds
+COMMIT_DELAY = 0.005  # seconds: see RaftSettings.commit_delay
 MESSAGE_OVERHEAD = 4 << 20  # bytes
 
 
@@ -190,6 +191,7 @@ def raft_settings(settings: Settings) -> RaftSettings:
     return RaftSettings(
         election_timeout=settings.election_timeout,
         heartbeat_interval=settings.heartbeat_interval,
+        commit_delay=min(COMMIT_DELAY, settings.heartbeat_interval),
         max_uncommitted_bytes=settings.max_uncommitted_bytes,
     )
 

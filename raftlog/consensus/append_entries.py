@@ -84,9 +84,20 @@ def is_heartbeat_due(state: ServerState, progress: Progress, now: float) -> bool
     leadership = _leadership(state)
     if now >= progress.last_sent_at + state.settings.heartbeat_interval or progress.sent_round < leadership.read_round:
         return True
-    return progress.next_index > state.log.last_index and progress.sent_commit < min(
-        state.commit_index, progress.match_index
-    )
+    return now >= commit_notice_deadline(state, progress)
+
+
+def commit_notice_deadline(state: ServerState, progress: Progress) -> float:
+    """When a follower that has everything is told of a newer commit_index; inf: it knows the newest.
+
+    At once where callers wait on it; else after commit_delay, in which new entries may carry it along.
+    """
+    news = min(state.commit_index, progress.match_index)
+    if progress.next_index <= state.log.last_index or progress.sent_commit >= news:
+        return float("inf")
+    if progress.sent_commit < progress.awaited_index:
+        return float("-inf")
+    return progress.last_sent_at + state.settings.commit_delay
 
 
 def heartbeat_deadline(state: ServerState, peer: str) -> float:
@@ -94,7 +105,8 @@ def heartbeat_deadline(state: ServerState, peer: str) -> float:
     progress = state.progress.get(peer)
     if progress is None:
         return float("inf")
-    return min(progress.last_sent_at + state.settings.heartbeat_interval, progress.retry_at)
+    heartbeat = progress.last_sent_at + state.settings.heartbeat_interval
+    return min(heartbeat, progress.retry_at, commit_notice_deadline(state, progress))
 
 
 def _next_entries(state: ServerState, peer: str, progress: Progress, now: float) -> AppendEntries | FetchEntries | None:

@@ -37,6 +37,7 @@ class Progress:
         "acked_at",
         "acked_round",
         "applied_index",
+        "awaited_index",
         "inflight",
         "inflight_bytes",
         "last_log_index",
@@ -71,6 +72,8 @@ class Progress:
         # Highest leader_commit, round sent.
         self.sent_commit = 0
         self.sent_round = 0
+        # Index up to which callers on that follower wait to see the commit (Raft.expect_commit).
+        self.awaited_index = 0
         # Newest round acknowledged, and when that round began: what check-quorum counts.
         self.acked_round = 0
         self.acked_at = now

@@ -110,6 +110,12 @@ class Raft(ServerState):
         self.latest_now = now
         return append_entries.append_proposals(self, payloads, log_time, now)
 
+    def expect_commit(self, peer: str, index: int) -> None:
+        """Callers on `peer` wait for the entries up to `index`: it is told at once when they are committed."""
+        progress = self.progress.get(peer)
+        if progress is not None:
+            progress.awaited_index = max(progress.awaited_index, index)
+
     def tick(self, now: float) -> None:
         """Carry out whatever time-driven rule is due."""
         self.latest_now = now

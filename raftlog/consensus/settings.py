@@ -16,6 +16,8 @@ class RaftSettings:
     # election; a leader that no majority answers for election_timeout steps down.
     election_timeout: float = 0.5
     heartbeat_interval: float = 0.1
+    # How long a newer commit_index may wait for entries to travel with, to a follower that nobody waits on.
+    commit_delay: float = 0.0
     # One AppendEntries holds at most so much. One larger entry still goes, alone.
     max_append_bytes: int = 256 * 1024
     max_append_entries: int = 8192
@@ -34,6 +36,10 @@ class RaftSettings:
             raise ValueError(
                 f"heartbeat_interval {self.heartbeat_interval} s must be above 0 and at most half of "
                 f"election_timeout {self.election_timeout} s"
+            )
+        if not 0 <= self.commit_delay <= self.heartbeat_interval:
+            raise ValueError(
+                f"commit_delay {self.commit_delay} s must be from 0 to heartbeat_interval {self.heartbeat_interval} s"
             )
         for name in (
             *("max_append_bytes", "max_append_entries", "max_inflight_messages", "max_inflight_bytes"),

@@ -113,6 +113,7 @@ class Proposals:
         first_index, reason = 0, ""
         try:
             first_index = raft.propose(message.payloads, self._log_time(now), now).index
+            raft.expect_commit(message.sender, first_index + len(message.payloads) - 1)
         except NotLeader:
             reason = "not_leader"
         except Overloaded:

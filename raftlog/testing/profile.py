@@ -49,9 +49,11 @@ def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
         slow_delay=rng.choice((0.1, 0.6)),
         ordered=rng.random() < 0.4,
     )
+    heartbeat_interval = rng.choice((0.1, 0.15, 0.25))
     settings = RaftSettings(
         election_timeout=0.5,
-        heartbeat_interval=rng.choice((0.1, 0.15, 0.25)),
+        heartbeat_interval=heartbeat_interval,
+        commit_delay=0.0 if heartbeat_interval == 0.15 else 0.005,
         max_append_bytes=rng.choice((200, 1000, 256 * 1024)),
         max_append_entries=rng.choice((2, 8, 8192)),
         max_inflight_messages=rng.choice((1, 3, 64)),

@@ -65,7 +65,9 @@ class Cluster:
         raft = Raft(
             node_id=node_id,
             incarnation=node_id * 32,
-            settings=RaftSettings(election_timeout=ELECTION_TIMEOUT, heartbeat_interval=ELECTION_TIMEOUT / 5),
+            settings=RaftSettings(
+                election_timeout=ELECTION_TIMEOUT, heartbeat_interval=ELECTION_TIMEOUT / 5, commit_delay=0.005
+            ),
             log=RaftLog(),
             hard_state=self.hard_states[node_id].load(),
             rng=random.Random(node_id),

@@ -32,6 +32,9 @@ class FakeRaft:
         self.appended.extend(payloads)
         return EntryId(len(self.appended), self.current_term)
 
+    def expect_commit(self, peer, index):
+        self.expected = (peer, index)
+
     def lead(self, term=1):
         self.role, self.leader_id, self.current_term = Role.LEADER, self.node_id, term
 
@@ -213,6 +216,7 @@ def test_forwarded_proposals_are_appended_by_a_leader_and_refused_by_others(prop
     raft.lead()
     accepted = proposals.propose_forwarded(message, now=0.0)
     assert (accepted.first_index, accepted.request_id, accepted.recipient) == (1, 5, "c")
+    assert raft.expected == ("c", 1)
 
 
 def test_what_waits_for_a_lost_leader_to_be_connected_again_is_kept(proposals, raft):
