@@ -26,6 +26,9 @@ from raftlog.exceptions import DirectoryInUse
 SECTOR_BYTES: Final = 512
 Buffer: TypeAlias = bytes | bytearray | memoryview
 _ZEROS: Final = bytes(1 << 20)
+_sync_data: Final = getattr(os, "fdatasync", os.fsync)
+# posix_fallocate() of some C libraries and file systems.
+_NO_RESERVING: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 class File(Protocol):
@@ -162,7 +165,7 @@ class RealFile:
         return os.fstat(self._descriptor).st_size
 
     def sync(self) -> None:
-        os.fdatasync(self._descriptor)
+        _sync_data(self._descriptor)
 
     def close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
@@ -249,9 +252,13 @@ def _reserve(descriptor: int, size: int) -> bool:
     Returns whether the space is only reserved (True) or was written.
     """
     if hasattr(os, "posix_fallocate"):
-        if size:
-            os.posix_fallocate(descriptor, 0, size)
-        return True
+        try:
+            if size:
+                os.posix_fallocate(descriptor, 0, size)
+            return True
+        except OSError as error:
+            if error.errno not in _NO_RESERVING:
+                raise
     offset = 0
     while offset < size:
         offset += os.pwrite(descriptor, _ZEROS[: min(len(_ZEROS), size - offset)], offset)

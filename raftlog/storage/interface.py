@@ -48,7 +48,10 @@ class LogStore(Protocol):
         ...
 
     def truncate_from(self, index: int) -> None:
-        """Remove the entries from `index` (inclusive) on, durably. Raises StorageFailed."""
+        """Remove the entries from `index` (inclusive) on, durably. Raises StorageFailed.
+
+        DiskFull where not even the room kept for this is left: the log is as it was, try again later.
+        """
         ...
 
     def read(self, first_index: int, last_index: int, max_bytes: int) -> EntryBatch:

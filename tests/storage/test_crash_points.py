@@ -108,6 +108,26 @@ def test_truncation_kept_in_memory_only_is_found(monkeypatch):
     assert violations()
 
 
+def test_compaction_that_is_not_said_in_the_log_is_found(monkeypatch):
+    """A segment that is missing without it counts as damage."""
+    write_mark = SegmentedLog._write_mark
+
+    def lenient(self, magic, number):
+        if magic != record.COMPACTION:
+            write_mark(self, magic, number)
+
+    monkeypatch.setattr(SegmentedLog, "_write_mark", lenient)
+    assert "is missing" in violations()[0]
+
+
+def test_command_reports_a_violation_with_how_to_replay_it(monkeypatch):
+    monkeypatch.setattr(SegmentedLog, "sync", lambda self: None)
+    out = io.StringIO()
+    assert crash_points.main(["--seed", "3", "--rounds", "1", "--operations", "10"], out) == 1
+    assert "VIOLATION" in out.getvalue()
+    assert "crash_points --seed 3 --rounds 1 --operations 10" in out.getvalue()
+
+
 def test_torn_tail_taken_for_damage_is_found(monkeypatch):
     original = recovery._Scan._look_behind
 

@@ -25,6 +25,17 @@ def test_create_reserves_zeros_and_is_exclusive(tmp_path):
     file.close()
 
 
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_create_writes_zeros_where_space_cannot_be_reserved(tmp_path, monkeypatch, number):
+    def refuse(descriptor, offset, size):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    file = filesystem.create(str(tmp_path / "a"), (2 << 20) + 5)
+    assert file.pread(3 << 20, 0) == bytes((2 << 20) + 5)
+    file.close()
+
+
 def test_create_without_room_leaves_no_file(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
