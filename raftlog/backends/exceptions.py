@@ -19,6 +19,10 @@ class TransactionOutcomeUnknown(exceptions.OutcomeUnknown, OperationalError):
     """No answer came in time: the transaction may have been committed, or may be yet. `proposal_id` is to ask by."""
 
 
+class TransactionNotProposed(exceptions.NotProposed, OperationalError):
+    """The transaction did not get into the log: no leader, no node, too much waiting. Nothing was done."""
+
+
 class TurnExpired(exceptions.RaftlogError, OperationalError):
     """A transaction held the host's write turn for longer than its limit; it was rolled back, nothing was changed."""
 

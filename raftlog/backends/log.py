@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
+from raftlog.conf import load_settings
 from raftlog.replication.certify import Verdict
 from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.transactions import TransactionApplier
@@ -62,12 +63,27 @@ _guard = threading.Lock()
 
 
 def log_for(alias: str) -> TransactionLog:
-    """The log of a database alias: an InlineLog until use_log() says otherwise."""
+    """The log of a database alias: what use_log() said, else the cluster's for the alias that is replicated."""
     with _guard:
-        return _logs.setdefault(alias, InlineLog())
+        log = _logs.get(alias)
+        if log is None:
+            log = _logs[alias] = _cluster_log() if load_settings().database == alias else InlineLog()
+        return log
+
+
+def _cluster_log() -> TransactionLog:
+    from raftlog.backends.node_log import NodeLog
+
+    return NodeLog()
 
 
 def use_log(alias: str, log: TransactionLog) -> None:
     """From now on transactions of `alias` go to `log`; connections that are open keep the one they have."""
     with _guard:
         _logs[alias] = log
+
+
+def use_default_log(alias: str, log: TransactionLog) -> None:
+    """As use_log(), unless use_log() has been called for this alias."""
+    with _guard:
+        _logs.setdefault(alias, log)

@@ -31,6 +31,7 @@ MAX_MARKED_ROWS: Final = 4_096
 _CHUNK: Final = 500
 
 _encode = msgspec.msgpack.Encoder().encode
+_verdict_decoder = msgspec.msgpack.Decoder(tuple[int, str, int, int])
 
 
 class VerdictKind(enum.IntEnum):
@@ -52,6 +53,16 @@ class Verdict(NamedTuple):
 
 
 APPLIED: Final = Verdict(VerdictKind.APPLIED)
+
+
+def encode_verdict(verdict: Verdict) -> bytes:
+    """As the result of an entry, kept by its session and returned for a repeat."""
+    return _encode((int(verdict.kind), *verdict[1:]))
+
+
+def decode_verdict(result: bytes) -> Verdict:
+    kind, reason, first_key, key_epoch = _verdict_decoder.decode(result)
+    return Verdict(VerdictKind(kind), reason, first_key, key_epoch)
 
 
 class Refused(Exception):

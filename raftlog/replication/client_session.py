@@ -132,8 +132,8 @@ class ClientSession:
         finally:
             self._opening.release()
 
-    def submit(self, bodies: list[bytes], answers: Answers, timeout: float) -> int:
-        """Propose commands; their sequences are the number returned and those that follow it.
+    def submit(self, bodies: list[bytes], answers: Answers, timeout: float, kind: int = COMMAND) -> int:
+        """Propose entries of a kind; their sequences are the number returned and those that follow it.
 
         Raises Overloaded, and what Proposer.propose raises: then nothing was proposed.
         """
@@ -146,8 +146,7 @@ class ClientSession:
                 self._waiting[first + position] = (answers, position)
             below = self._acknowledged_below()
         payloads = [
-            client_payload(COMMAND, self.session_id, sequence, below, body)
-            for sequence, body in enumerate(bodies, first)
+            client_payload(kind, self.session_id, sequence, below, body) for sequence, body in enumerate(bodies, first)
         ]
         try:
             self.proposer.propose(payloads, timeout, self._done)

@@ -4,15 +4,35 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import Error as DjangoDatabaseError
 
+from raftlog.consensus.entries import HEADER_BYTES, SCHEMA, TRANSACTION
+from raftlog.exceptions import ApplyStopped
+from raftlog.replication.certify import Verdict
 from raftlog.replication.failures import is_infrastructure
-from raftlog.replication.foreign_keys import Guard, make_guard
+from raftlog.replication.foreign_keys import Guard, Suspect, make_guard
 from raftlog.replication.tables import Applied, read_applied
+
+
+class TransactionPort(Protocol):
+    """What a raftlog backend's `apply_port()` gives: transaction entries, and what commands change, on its connection.
+
+    Called by the thread of the connection.
+    """
+
+    def must_be_alone(self, body: bytes) -> bool: ...
+
+    def foreign_keys_for(self, body: bytes) -> contextlib.AbstractContextManager[None]: ...
+
+    def apply(self, index: int, body: bytes) -> Verdict: ...
+
+    def record(self, index: int) -> None: ...
+
+    def set_applied(self, index: int) -> None: ...
 
 
 class ApplyConnection:
@@ -24,6 +44,8 @@ class ApplyConnection:
         self.guard: Guard = make_guard(self.connection)
         self.driver_error: type[Exception] = self.connection.Database.Error  # type: ignore[attr-defined]
         self.is_open = False
+        # None: an ENGINE of Django's own, whose transactions nobody captures.
+        self.transactions: TransactionPort | None = None
         # The first infrastructure failure of the current entry, whether or not its command let it through.
         self.failure: BaseException | None = None
 
@@ -31,6 +53,8 @@ class ApplyConnection:
         """Connect (anew), and say where the database stands. Raises what the driver raises, in Django's classes."""
         self.close()
         self.connection.ensure_connection()
+        apply_port = getattr(self.connection, "apply_port", None)
+        self.transactions = apply_port() if apply_port else None
         if self.connection.vendor == "sqlite":
             # Take the write lock at BEGIN: waiting for it later, under a read lock, can fail at once.
             self.connection.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
@@ -45,10 +69,17 @@ class ApplyConnection:
         self.connection.close()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """One transaction of apply. Raises foreign_keys.SchemaChanged before anything was done."""
+    def transaction(self, alone: bytes) -> Iterator[None]:
+        """One transaction of apply. `alone`: the payload of its one entry, or nothing.
+
+        Raises foreign_keys.SchemaChanged before anything was done.
+        """
         self.failure = None
-        with self.connection.execute_wrapper(self._watch), transaction.atomic(using=self.alias, durable=True):
+        around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+        if self.transactions is not None and alone and alone[0] in (TRANSACTION, SCHEMA):
+            around = self.transactions.foreign_keys_for(alone[HEADER_BYTES:])
+        watched = self.connection.execute_wrapper(self._watch)
+        with around, watched, transaction.atomic(using=self.alias, durable=True):
             with self.connection.wrap_database_errors:
                 self.guard.begin()
             yield
@@ -69,6 +100,31 @@ class ApplyConnection:
                 "the command caught a database error outside an atomic() of its own, so its changes are not whole"
             )
         self.guard.check_entry(alone=alone)
+
+    def apply_transaction(self, index: int, body: bytes, *, alone: bool) -> Verdict:
+        """A transaction or schema entry. Raises Suspect where it must be alone, InvalidEntry, ApplyStopped."""
+        if self.transactions is None:
+            raise ApplyStopped(
+                f"entry {index} is a transaction, which DATABASES[{self.alias!r}] cannot apply: set its ENGINE to "
+                f"raftlog.backends.{'sqlite3' if self.connection.vendor == 'sqlite' else self.connection.vendor}"
+            )
+        with self.connection.wrap_database_errors:
+            if not alone and self.transactions.must_be_alone(body):
+                raise Suspect
+            verdict = self.transactions.apply(index, body)
+        self.guard.pardon()  # its references have been checked by key
+        return verdict
+
+    def record(self, index: int) -> None:
+        """What was changed since the last call was changed by the command of this entry."""
+        if self.transactions is not None:
+            with self.connection.wrap_database_errors:
+                self.transactions.record(index)
+
+    def moved_to(self, index: int) -> None:
+        if self.transactions is not None:
+            with self.connection.wrap_database_errors:
+                self.transactions.set_applied(index)
 
     def before_commit(self) -> None:
         with self.connection.wrap_database_errors:

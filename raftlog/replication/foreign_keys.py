@@ -47,6 +47,9 @@ class Guard(Protocol):
     def begin(self) -> None:
         """At the start of each transaction. Raises SchemaChanged."""
 
+    def pardon(self) -> None:
+        """What the entry just run did to references has been checked otherwise."""
+
     def check_entry(self, *, alone: bool) -> None:
         """After each entry. Raises IntegrityError (its verdict), or Suspect unless it is alone in its transaction."""
 
@@ -69,6 +72,9 @@ class PostgresqlGuard:
         # There is no way back to a constraint's own default, so one that is deferrable but immediate at first
         # would be deferred for the entries after the first.
         self.can_batch = not self._has_initially_immediate()
+
+    def pardon(self) -> None:
+        """Nothing is noted here: PostgreSQL is asked for each entry."""
 
     def check_entry(self, *, alone: bool) -> None:
         self._execute("SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED")
@@ -134,6 +140,9 @@ class SqliteGuard:
         self._suspect = False
         if self._read_schema_version() != self._schema_version:
             raise SchemaChanged
+
+    def pardon(self) -> None:
+        self._suspect = False
 
     def check_entry(self, *, alone: bool) -> None:
         if self._suspect and not alone:

@@ -103,6 +103,16 @@ def set_proposer_factory(factory: Callable[[], Proposer] | None) -> None:
         _process.session = None
 
 
+def current_session() -> ClientSession:
+    """The session of this process, for proposals that are no commands. Raises NodeUnavailable."""
+    return _process.current()
+
+
+def session_expired(session: ClientSession) -> None:
+    """The cluster does not know this session any more: current_session() makes another."""
+    _process.expired(session)
+
+
 # Proposing
 
 

@@ -12,7 +12,8 @@ import contextlib
 from collections.abc import Iterator
 
 from raftlog.backends.sqlite3.control import Control
-from raftlog.replication.certify import Verdict
+from raftlog.replication.certify import Verdict, VerdictKind
+from raftlog.replication.shapes import quoted
 from raftlog.replication.write_set import decode_write_set
 
 
@@ -52,16 +53,35 @@ class ApplyPort:
     def apply(self, index: int, body: bytes) -> Verdict:
         """Inside the open transaction. Raises sqlite3.Error, InvalidEntry."""
         control = self._control
-        capture = control.capture
         write_set = decode_write_set(body)
-        with control._internal():
-            if write_set.is_schema:
-                capture.drop()
-            capture.enabled, capture.muted = False, True
-            try:
+        with control._internal(), self._not_capturing():
+            if not write_set.is_schema:
                 return control.applier.apply(index, write_set)
-            finally:
-                capture.enabled, capture.muted = True, False
+            control._cursor.execute("SAVEPOINT raftlog_triggers")
+            self._drop_triggers()
+            verdict = control.applier.apply(index, write_set)
+            if verdict.kind is not VerdictKind.APPLIED:
+                control._cursor.execute("ROLLBACK TO raftlog_triggers")
+                control.capture.sync()
+            control._cursor.execute("RELEASE raftlog_triggers")
+            return verdict
+
+    @contextlib.contextmanager
+    def _not_capturing(self) -> Iterator[None]:
+        capture = self._control.capture
+        capture.enabled, capture.muted = False, True
+        try:
+            yield
+        finally:
+            capture.enabled, capture.muted = True, False
+
+    def _drop_triggers(self) -> None:
+        """Also those that watch foreign keys: a schema statement fails where a trigger names what it takes away."""
+        control = self._control
+        control.capture.drop()
+        sql = "SELECT name FROM sqlite_temp_master WHERE type = 'trigger'"
+        for (name,) in control._cursor.execute(sql).fetchall():
+            control._cursor.execute(f"DROP TRIGGER temp.{quoted(name)}")
 
     def record(self, index: int) -> None:
         """The changes captured since the last record belong to the command of this entry."""

@@ -2,7 +2,7 @@
 
 ENGINE = "raftlog.backends.sqlite3". OPTIONS that it adds to the stock backend's: "isolation"
 ("serializable", the default, or "snapshot") and "turn_limit" (seconds that one transaction may hold the
-host's write turn; None: as long as it likes).
+host's write turn; default 30, None: as long as it likes).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from django.db.backends.sqlite3 import base as stock
 from raftlog.backends.log import log_for
 from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
+from raftlog.backends.sqlite3.creation import DatabaseCreation
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
@@ -27,6 +28,7 @@ from raftlog.backends.sqlite3.transaction import State
 from raftlog.backends.sqlite3.turn import Turn
 from raftlog.conf import MIB, load_settings
 
+DEFAULT_TURN_LIMIT: Final = 30.0  # seconds
 ISOLATION_LEVELS: Final = ("serializable", "snapshot")
 
 
@@ -35,6 +37,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
 
     display_name = "SQLite, replicated by raftlog"
     SchemaEditorClass = DatabaseSchemaEditor
+    creation_class = DatabaseCreation
     introspection_class = DatabaseIntrospection
     ops_class = DatabaseOperations
 
@@ -47,7 +50,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
                 f"settings.DATABASES[{self.alias!r}]['OPTIONS']['isolation'] is {isolation!r}; "
                 f"use one of {', '.join(map(repr, ISOLATION_LEVELS))}."
             )
-        self._turn_limit = params.pop("turn_limit", None)
+        self._turn_limit = params.pop("turn_limit", DEFAULT_TURN_LIMIT)
         self._snapshot_isolation = isolation == "snapshot"
         params["isolation_level"] = None
         params["factory"] = self._make_connection
@@ -61,13 +64,14 @@ class DatabaseWrapper(stock.DatabaseWrapper):
             sqlite_cursor = sqlite_only_cursor(connection)
             sqlite_cursor.execute("PRAGMA journal_mode = WAL")
         turn_name = name if in_memory and name != ":memory:" else f":memory:{id(connection)}"
+        log = log_for(self.alias)
         turn = Turn(turn_name if in_memory else str(Path(name).absolute()), in_memory=in_memory)
         connection.control = Control(
             connection,
             turn,
-            log_for(self.alias),
+            log,
             max_bytes=_max_transaction_bytes(),
-            turn_limit=self._turn_limit,
+            turn_limit=None if log.holds_turn and self._turn_limit == DEFAULT_TURN_LIMIT else self._turn_limit,
             snapshot_isolation=self._snapshot_isolation,
         )
         return connection

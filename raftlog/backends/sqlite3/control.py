@@ -193,6 +193,9 @@ class Control(Transaction):
     def replayed(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         """Run a statement that goes into the entry as such: DDL, and the copies of a schema editor (rule 13)."""
         self._raise_if_dead()
+        if self.applies and self.state is State.IDLE:
+            self._read(cursor, sql, parameters, info)  # the state machine's own preparations
+            return
         run = partial(self._replay, cursor, sql, parameters, info)
         if self.state is State.IDLE and not self.manual:
             self._alone(run)

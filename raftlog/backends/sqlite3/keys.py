@@ -21,7 +21,7 @@ class TransactionKeys:
     def take(self, table: str, count: int) -> list[int] | None:
         """None: SQLite gives the keys. Raises TransactionConflict where the turn is held and the block too small."""
         blocks = self._transaction.log.key_blocks
-        if blocks is None:
+        if blocks is None or self._transaction.applies:  # a command draws from the counter, alike on every node
             return None
         epoch = self._reserve(table, count)
         keys = blocks.take(table, count, epoch)
@@ -32,7 +32,7 @@ class TransactionKeys:
         return keys
 
     def reserve(self, table: str, count: int) -> None:
-        if self._transaction.log.key_blocks is not None:
+        if self._transaction.log.key_blocks is not None and not self._transaction.applies:
             self._reserve(table, count)
 
     def _reserve(self, table: str, count: int) -> int:

@@ -1,0 +1,67 @@
+"""The log of a running cluster: transactions go through this host's node, and come back as verdicts."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftlog.backends.exceptions import TransactionNotProposed, TransactionOutcomeUnknown
+from raftlog.conf import load_settings
+from raftlog.consensus.entries import SCHEMA, TRANSACTION
+from raftlog.exceptions import NotProposed
+from raftlog.replication import propose
+from raftlog.replication.certify import Verdict, decode_verdict
+from raftlog.replication.client_session import BlockingAnswers
+from raftlog.replication.failures import SESSION_EXPIRED, proposal_failure, refusal_of
+from raftlog.replication.key_blocks import KeyBlocks
+from raftlog.replication.transactions import TransactionApplier
+from raftlog.replication.write_set import WriteSet, reservation
+from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, UNKNOWN, Outcome
+
+ANSWER_GRACE: Final = 1.0  # seconds beyond the time limit, for the node to say how it ended
+
+
+class NodeLog:
+    """Implements backends.log.TransactionLog. Thread-safe."""
+
+    holds_turn = False
+
+    def __init__(self) -> None:
+        self.key_blocks: KeyBlocks | None = KeyBlocks()
+        self.timeout = load_settings().proposal_timeout
+
+    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+        return self._propose(SCHEMA if write_set.is_schema else TRANSACTION, body)
+
+    def reserve(self, table: str, count: int) -> Verdict:
+        return self._propose(TRANSACTION, reservation(table, count))
+
+    def _propose(self, kind: int, body: bytes) -> Verdict:
+        """Raises TransactionNotProposed: nothing was done; TransactionOutcomeUnknown."""
+        try:
+            for is_last in (False, True):
+                session = propose.current_session()
+                session.open(self.timeout)
+                answers = BlockingAnswers(1)
+                sequence = session.submit([body], answers, self.timeout, kind)
+                answers.wait(self.timeout + ANSWER_GRACE)
+                outcome = answers.outcomes[0]
+                expired = outcome is not None and outcome.status == REFUSED
+                if is_last or not expired or outcome is None or refusal_of(outcome)[0] != SESSION_EXPIRED:
+                    break
+                propose.session_expired(session)
+        except NotProposed as error:
+            raise TransactionNotProposed(f"nothing was done: {error}") from error
+        proposal_id = propose.format_proposal_id(session.session_id, sequence)
+        if outcome is None:
+            session.give_up(sequence, 1)
+            raise TransactionOutcomeUnknown(f"the node gave no answer within {self.timeout:.3g} s", proposal_id)
+        return verdict_of(outcome, proposal_id)
+
+
+def verdict_of(outcome: Outcome, proposal_id: str) -> Verdict:
+    if outcome.status in (APPLIED, FAILED):
+        return decode_verdict(outcome.result)
+    if outcome.status == UNKNOWN:
+        raise TransactionOutcomeUnknown(refusal_of(outcome)[1], proposal_id)
+    failure = proposal_failure(outcome)
+    raise TransactionNotProposed(f"nothing was done: {failure}") from failure
