@@ -77,8 +77,11 @@ class LogContents:
         while self.configurations and self.configurations[-1] >= index:
             self.configurations.pop()
 
-    def forget_below(self, index: int) -> None:
-        """Forget the entries before `index`."""
+    def forget_below(self, index: int, last_index: int) -> None:
+        """Forget the entries before `index`, in a log that ends at `last_index`."""
+        if index > last_index:
+            self.term_runs, self.configurations = [], []
+            return
         number = bisect_right(self.term_runs, index, key=lambda run: run.first_index) - 1
         if number >= 0:
             first = TermRun(index, self.term_runs[number].term)
@@ -200,7 +203,8 @@ def _drop_unneeded(directory: str, contents: LogContents, found: int, newest: Op
         raise damaged(directory, f"segment {newest.oldest} is missing; the log begins in it", entries="it held")
     unneeded = [segment for segment in contents.sealed if segment.sequence < newest.oldest]
     del contents.sealed[: len(unneeded)]
-    contents.forget_below(contents.sealed[0].first_index if contents.sealed else newest.first_index)
+    first_index = contents.sealed[0].first_index if contents.sealed else newest.first_index
+    contents.forget_below(first_index, newest.table.last_index)
     return unneeded
 
 

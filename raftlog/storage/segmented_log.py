@@ -225,9 +225,7 @@ class SegmentedLog:
         del self._contents.sealed[:count]
         self._open.oldest = unneeded[-1].sequence + 1
         self._publish()
-        self._contents.forget_below(self.first_index)
-        if self.first_index > self.last_index:
-            self._contents.term_runs.clear()
+        self._contents.forget_below(self.first_index, self.last_index)
         for segment in unneeded:
             try:
                 self._filesystem.remove(segment.path)

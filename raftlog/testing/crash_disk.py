@@ -117,9 +117,9 @@ class CrashDisk:
                     apply_change(data, change)
             other.inodes[number] = Inode(data, data[:])
         names = dict(self.durable_names)
-        for change in self.pending_names:
+        for name_change in self.pending_names:
             if next(flags):
-                change.apply(names)
+                name_change.apply(names)
         other.names, other.durable_names = names, dict(names)
         other.inodes = {number: inode for number, inode in other.inodes.items() if number in names.values()}
         return other

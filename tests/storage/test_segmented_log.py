@@ -222,6 +222,24 @@ def test_compaction_of_everything_keeps_the_open_segment(tmp_path, storage):
     storage.close()
 
 
+def test_log_that_was_truncated_and_compacted_to_nothing_has_no_terms():
+    """Found by crash points (seed 106): recovery gave the term of a segment to be removed to a log without entries."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(configuration_batch(1, "c"))
+    storage.log.append(batch(2, 9, size=300))
+    storage.log.append(batch(11, 10, size=300))
+    storage.log.truncate_from(8)
+    states = []
+    disk.on_call = lambda call: states.append(disk.after_crash((False,) * disk.pending_count()))
+    assert storage.log.compact_to(7) == 8
+    assert len(states) == 4  # before: the mark, its sync, the removal, the directory's sync
+    for state in states[2:]:
+        log = opened("d", filesystem=state).log
+        assert (log.first_index, log.last_index) == (8, 7)
+        assert (log.term_runs(), log.configuration_indices()) == ([], [])
+
+
 def test_removal_of_segments_that_a_crash_interrupted_is_finished():
     disk = CrashDisk()
     storage = opened("d", filesystem=disk)
