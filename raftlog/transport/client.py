@@ -26,7 +26,7 @@ import msgspec
 from raftlog.consensus.entries import KEY
 from raftlog.exceptions import FrameRefused, NodeUnavailable, Overloaded, PayloadTooLarge, RaftlogError, TransportError
 from raftlog.runtime import clock
-from raftlog.runtime.ports import UNKNOWN, Outcome
+from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, Outcome
 from raftlog.transport.client_messages import (
     CLIENT_CODEC,
     Answer,
@@ -63,7 +63,7 @@ class RequestFailed(RaftlogError):
 class _Proposal:
     """A Propose without all its outcomes."""
 
-    __slots__ = ("deadline", "done", "payloads", "sent")
+    __slots__ = ("deadline", "done", "in_doubt", "payloads", "sent")
 
     def __init__(self, payloads: list[bytes], deadline: float, done: Done) -> None:
         # Those without an outcome, by payload[KEY].
@@ -71,6 +71,15 @@ class _Proposal:
         self.deadline = deadline
         self.done = done
         self.sent = False
+        # It was sent over a connection that was lost, so the node that answers may not know what became of it:
+        # its "not proposed" is about this copy only, and the outcome is unknown.
+        self.in_doubt = False
+
+    def judged(self, outcome: Outcome) -> Outcome:
+        """What the node's word on its copy means for the proposal."""
+        if self.in_doubt and outcome.status == NOT_PROPOSED:
+            return Outcome(outcome.key, UNKNOWN, 0, outcome.result)
+        return outcome
 
 
 class _Question:
@@ -340,7 +349,9 @@ class NodeClient:
                 proposal = self._proposals.get(message.request_id)
                 if proposal is None:
                     return
-                outcomes = [o for o in message.outcomes if proposal.payloads.pop(o.key, None) is not None]
+                outcomes = [
+                    proposal.judged(o) for o in message.outcomes if proposal.payloads.pop(o.key, None) is not None
+                ]
                 self._waiting -= len(outcomes)
                 if not proposal.payloads:
                     del self._proposals[message.request_id]
@@ -368,6 +379,8 @@ class NodeClient:
         """Everything without an outcome, in the order proposed; what was never sent is among it."""
         now = clock.monotonic()
         with self._lock:
+            for proposal in self._proposals.values():
+                proposal.in_doubt |= proposal.sent
             requests = [message for message in self._outgoing if type(message) is Request]
             self._outgoing = [
                 Propose(request_id, max(proposal.deadline - now, 0.0), list(proposal.payloads.values()))

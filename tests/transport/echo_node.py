@@ -17,14 +17,18 @@ from typing import Any
 
 from raftlog.consensus.entries import KEY
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, RequestVote, RequestVoteResponse
+from raftlog.exceptions import NoLeader
 from raftlog.runtime.ports import APPLIED, Outcome, PeerMessage
+from raftlog.transport.client_messages import not_proposed
 from raftlog.transport.handshake import Identity
 from raftlog.transport.routing import raft_application
 from raftlog.transport.server import DaphneServer, TlsFiles
 
 
 class EchoService:
-    def __init__(self) -> None:
+    def __init__(self, refuses: bool = False) -> None:
+        # Whether every proposal is refused, as by a node without a leader.
+        self.refuses = refuses
         self.connected: list[str] = []
         self.disconnected: list[str] = []
         self.arrivals: list[str] = []
@@ -61,7 +65,9 @@ class EchoService:
 
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
         self.proposed += [payload[33:53].decode() for payload in payloads]
-        if payloads[0][33:].startswith(b"later"):
+        if self.refuses:
+            done([not_proposed(payload[KEY], NoLeader, "none") for payload in payloads])
+        elif payloads[0][33:].startswith(b"later"):
             self.held.append((payloads, done))
         elif payloads[0][33:].startswith(b"never"):
             pass
@@ -100,7 +106,7 @@ async def not_found(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 def main() -> None:
     given = json.loads(sys.argv[1])
-    service = EchoService()
+    service = EchoService(given.get("refuses", False))
     identity = Identity(
         given.get("node_id", "b"),
         given.get("cluster", "c"),

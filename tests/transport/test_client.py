@@ -151,6 +151,23 @@ def test_what_is_outstanding_goes_over_the_next_connection(start_echo_node: Call
     client.close()
 
 
+def test_a_node_that_came_back_cannot_say_that_nothing_was_proposed(start_echo_node: Callable[..., EchoNode]) -> None:
+    """What was sent before it went down may be in the log: its refusal of the copy leaves the outcome unknown."""
+    node = start_echo_node()
+    client = client_of(node)
+    before, after = Outcomes(), Outcomes()
+    client.propose([proposal(1, b"never")], 30.0, before)
+    while not client.status()["proposed"]:
+        pass
+    node.process.kill()
+    node.stop()
+    start_echo_node(port=node.port, refuses=True)
+    assert before.wait(1)[0].status == UNKNOWN
+    client.propose([proposal(2)], 30.0, after)
+    assert after.wait(1)[0].status == NOT_PROPOSED
+    client.close()
+
+
 def test_a_lost_node_leaves_the_outcome_unknown(start_echo_node: Callable[..., EchoNode]) -> None:
     """What was sent may have been applied; what was not is known not to be."""
     node = start_echo_node()
