@@ -101,7 +101,8 @@ class SimulatedClient:
 
     def begin_command(self, key: str, action: str, argument: Any) -> None:
         self.sequence += 1
-        body = command_body(key, action, argument)
+        largest = self.simulation.profile.largest_padding
+        body = command_body(key, action, argument, self.rng.randrange(largest + 1))
         # One at a time: everything below this sequence has been answered.
         self.payload = client_payload(COMMAND, self.session, self.sequence, self.sequence, body)
         self.operation = self.simulation.history.invoke(

@@ -8,9 +8,10 @@ What a crash leaves (the promises of `storage/filesystem.py`, and nothing beyond
 3. Growing and cutting a file is kept or lost like a write.
 
 Directories themselves are there once made. Faults, switched on from outside: `fail_syncs` (fsync raises
-EIO from then on), `free_bytes` (ENOSPC beyond it), `crash_at_call(n)` (power is lost in the n-th call
-from now that changes anything: before it, half-way through it or after it), and `latency` (seconds of virtual
-time that each sync takes; the disk only adds them up in `waited`, whoever drives it lets them pass).
+EIO from then on; what it should have written counts as clean, as in Linux: a read still shows it, a later sync does
+not write it), `free_bytes` (ENOSPC beyond it), `crash_at_call(n)` (power is lost, or the process killed, in the
+n-th call from now that changes anything: before it or after it), and `latency` (seconds of virtual time that
+each sync takes; the disk only adds them up in `waited`, whoever drives it lets them pass).
 
 Not thread-safe. After crash() every file and lock handed out before is dead: using it raises Crashed.
 """
@@ -31,6 +32,10 @@ UNLIMITED: Final = 1 << 62
 
 class Crashed(BaseException):
     """Power was lost inside a call. Not an Exception: nothing that handles errors may live through it."""
+
+
+class Killed(Crashed):
+    """The process was killed inside a call; the machine goes on."""
 
 
 @dataclass(slots=True)
@@ -91,6 +96,7 @@ class SimulatedDisk:
         self.watch: Callable[[str, str], None] | None = None
         self._epoch = 0
         self._crash_at = 0
+        self._crash_error = Crashed
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._pending_names: list[_Renaming] = []
@@ -99,9 +105,10 @@ class SimulatedDisk:
 
     # Faults
 
-    def crash_at_call(self, calls: int) -> None:
-        """Lose power in the `calls`-th changing call from now (1: the next). 0 takes it back."""
+    def crash_at_call(self, calls: int, *, power: bool = True) -> None:
+        """Lose power, or be killed, in the `calls`-th changing call from now (1: the next). 0 takes it back."""
         self._crash_at = self.calls + calls if calls else 0
+        self._crash_error = Crashed if power else Killed
 
     def crash(self) -> None:
         """Lose power: of what was not synced, keep what the random source says."""
@@ -247,7 +254,7 @@ class SimulatedDisk:
             return
         if self.rng.random() < 0.5:
             change()
-        raise Crashed(f"power lost in {name} of {path}")
+        raise self._crash_error(f"in {name} of {path}")
 
 
 def _rename(names: dict[str, _Inode], renaming: _Renaming) -> None:
@@ -296,8 +303,11 @@ class SimulatedFile:
         self._disk._call("sync", self._path, self._sync)
 
     def _sync(self) -> None:
-        self._disk._wait_for_sync(self._path)
-        self._inode.sync()
+        disk, inode = self._disk, self._inode
+        if disk.fail_syncs:
+            disk._settle(inode, disk.rng.choice((0.0, 0.5)))
+        disk._wait_for_sync(self._path)
+        inode.sync()
 
     def close(self) -> None:
         pass

@@ -195,6 +195,17 @@ def power_in_call(simulation: Simulation, rng: random.Random) -> str:
     return f"{node.node_id}, in its disk call {calls} from now"
 
 
+@operation("kill-in-call", 3)
+def kill_in_call(simulation: Simulation, rng: random.Random) -> str:
+    """The process is killed in one of the next calls that write; power is lost some time after it started again."""
+    node = _some_node(simulation, rng)
+    calls = rng.randrange(1, 12)
+    node.disk.crash_at_call(calls, power=False)
+    if rng.random() < 0.5:
+        simulation.after(rng.uniform(0.1, 3.0), lambda: node.fail(power=True))
+    return f"{node.node_id}, in its disk call {calls} from now"
+
+
 @operation("blackout", 1)
 def blackout(simulation: Simulation, rng: random.Random) -> str:
     """Power fails everywhere, or on a majority."""
@@ -309,5 +320,5 @@ def restart(simulation: Simulation, rng: random.Random) -> str:
     if not node.is_up:
         return ""
     node.transfer_leadership(rng.choice(node.peers))
-    simulation.after(rng.uniform(0.01, 0.2), lambda: node.is_up and node.crash(power=False))
+    simulation.after(rng.uniform(0.01, 0.2), lambda: node.fail(power=False))
     return node.node_id

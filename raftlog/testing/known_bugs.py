@@ -15,6 +15,10 @@ from raftlog.consensus.server_state import LeaderRead, ServerState
 from raftlog.consensus.state import Role
 from raftlog.runtime import reads as runtime_reads
 from raftlog.runtime.consensus_state import ConsensusState
+from raftlog.storage import recovery, segmented_log
+from raftlog.storage.filesystem import FileSystem
+from raftlog.storage.layout import TEMPORARY, segment_name
+from raftlog.testing.disk import SimulatedFile
 from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.mutations import Patch, mutation
 from raftlog.testing.simulated_node import SimulatedNode, SimulatedState
@@ -269,6 +273,36 @@ def _stale_sync_accepted() -> list[Patch]:
 
     original = SimulatedNode._receive
     return [(SimulatedNode, "_receive", receive), (RaftLog, "stable_to", stable_to)]
+
+
+@mutation("directory-not-synced", "a new segment's name is not synced before entries in it are acknowledged")
+def _directory_not_synced() -> list[Patch]:
+    def publish_segment(filesystem: FileSystem, directory: str, sequence: int, first_index: int) -> str:
+        path = f"{directory}/{segment_name(sequence, first_index)}"
+        filesystem.rename(path + TEMPORARY, path)
+        return path
+
+    return [(segmented_log, "publish_segment", publish_segment)]
+
+
+@mutation("torn-tail-is-damage", "an unfinished last batch is taken for a damaged one (rule 7)")
+def _torn_tail_is_damage() -> list[Patch]:
+    return [(recovery, "is_whole", lambda image: True)]
+
+
+@mutation("recovered-tail-not-synced", "what a killed process wrote is called durable at the next start, and is not")
+def _recovered_tail_not_synced() -> list[Patch]:
+    original = recovery._repair
+
+    def repair(scan: Any, tail: Any) -> None:
+        sync = SimulatedFile.sync
+        SimulatedFile.sync = lambda self: None  # type: ignore[method-assign]
+        try:
+            original(scan, tail)
+        finally:
+            SimulatedFile.sync = sync  # type: ignore[method-assign]
+
+    return [(recovery, "_repair", repair)]
 
 
 # Reads

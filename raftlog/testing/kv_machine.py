@@ -31,9 +31,9 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
 
 
-def command_body(key: str, action: str, argument: Any) -> bytes:
-    """What stands behind the header of a COMMAND entry."""
-    return _encode((key, action, argument))
+def command_body(key: str, action: str, argument: Any, padding: int = 0) -> bytes:
+    """What stands behind the header of a COMMAND entry; `padding` bytes make it larger, and mean nothing."""
+    return _encode((key, action, argument, b"\x55" * padding))
 
 
 def decode_answer(result: bytes) -> Any:
@@ -98,7 +98,7 @@ class KeyValueMachine:
         return Outcome(key, APPLIED, index, answer)
 
     def _run(self, payload: bytes) -> bytes:
-        key, action, argument = _decode(payload[HEADER_BYTES:])
+        key, action, argument, _ = _decode(payload[HEADER_BYTES:])
         answer, after = map_step(self.values.get(key), action, _frozen(argument))
         if after is None:
             self.values.pop(key, None)

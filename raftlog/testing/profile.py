@@ -23,6 +23,8 @@ class Profile:
     # Clients besides, that only read.
     readers: int
     keys: int
+    # Commands are made larger by up to so many bytes: batches of several sectors can be torn.
+    largest_padding: int
     # Share of operations that read through ReadIndex.
     read_share: float
     think_time: float
@@ -70,6 +72,7 @@ def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
         clients=rng.choice((2, 4, 6, 8)),
         readers=rng.choice((0, 0, 2, 4)),
         keys=rng.choice((1, 3, 6)),
+        largest_padding=rng.choice((0, 0, 400, 1500)),
         read_share=rng.choice((0.1, 0.3, 0.6)),
         think_time=rng.choice((0.001, 0.01, 0.05)),
         faults=sorted(rng.sample(fault_names, min(count, len(fault_names)))),

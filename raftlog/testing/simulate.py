@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import sys
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
         for name in MUTATIONS:
             out.write(f"{name}\n")
         return 0
+    _be_quiet()
     began = clock.monotonic()
     total = _Totals()
     failures: list[Report] = []
@@ -42,15 +44,17 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
         _show(report, total, len(options.seeds), options, out, clock.monotonic() - began)
         if failures and options.stop:
             break
-    seconds = clock.monotonic() - began
-    summary = total.summary(seconds, options)
+    summary = total.summary(clock.monotonic() - began, options)
+    smaller = _shrunk(failures[0], options) if failures and options.shrink else None
     if options.json:
-        found = [_as_dict(report, options.mutation) for report in failures]
-        out.write(json.dumps({**summary, "violations": found}) + "\n")
+        summary["violations"] = [_as_dict(report, options.mutation) for report in failures]
+        if smaller is not None:
+            summary["shrunk"] = _as_dict(smaller, options.mutation)
+        out.write(json.dumps(summary) + "\n")
     else:
         out.write(_in_words(summary, len(failures)) + "\n")
-    if failures and options.shrink:
-        _shrink(failures[0], options, out)
+        if smaller is not None:
+            out.write(_shrunk_text(failures[0], smaller, options.mutation or "") + "\n")
     return 1 if failures else 0
 
 
@@ -105,7 +109,13 @@ def _mutation(name: str | None) -> Any:
     return mutated(name) if name else nullcontext()
 
 
+def _be_quiet() -> None:
+    """What a node of the simulation logs (its disk is full, say) is meant; violations are reported."""
+    logging.getLogger("raftlog").setLevel(logging.CRITICAL)
+
+
 def _begin_worker(mutation: str | None) -> None:
+    _be_quiet()
     if mutation:
         mutated(mutation).__enter__()  # for the life of this process
 
@@ -139,6 +149,7 @@ class _Totals:
             "undecided_histories": self.undecided,
             "committed_entries": self.entries,
             "seconds": round(seconds, 2),
+            "cpu_seconds": round(sum(os.times()[:4]), 2),
             "jobs": jobs,
             "seeds_per_minute_per_core": round(self.runs / seconds * 60 / max(jobs, 1), 1),
             "counters": dict(sorted(self.counters.items())),
@@ -194,19 +205,23 @@ def _in_words(summary: dict[str, Any], failures: int) -> str:
         f"({summary['unknown_outcomes']} of unknown outcome), {summary['committed_entries']} entries\n"
         f"{counters}\n"
         f"{summary['undecided_histories']} histories undecided; {failures or 'no'} violation{'s' * (failures != 1)}; "
-        f"{summary['seconds']} s, {summary['seeds_per_minute_per_core']} seeds a minute and core"
+        f"{summary['seconds']} s ({summary['cpu_seconds']} s of CPU), "
+        f"{summary['seeds_per_minute_per_core']} seeds a minute and core"
     )
 
 
-def _shrink(report: Report, options: argparse.Namespace, out: TextIO) -> None:
+def _shrunk(report: Report, options: argparse.Namespace) -> Report:
     with _mutation(options.mutation):
-        smaller = shrink(report)
-    out.write(
+        return shrink(report)
+
+
+def _shrunk_text(report: Report, smaller: Report, mutation: str) -> str:
+    faults = [f"  fault {fault.number} after {fault.at} events: {fault.name}" for fault in smaller.faults]
+    first = (
         f"shrunk from {len(report.faults)} faults and {report.options.events} events to {len(smaller.faults)} and "
-        f"{smaller.options.events}\n{failure_text(smaller, options.mutation or '')}\n"
+        f"{smaller.options.events}"
     )
-    for fault in smaller.faults:
-        out.write(f"  fault {fault.number} after {fault.at} events: {fault.name}\n")
+    return "\n".join([first, failure_text(smaller, mutation), *faults])
 
 
 if __name__ == "__main__":

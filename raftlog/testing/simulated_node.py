@@ -42,7 +42,7 @@ from raftlog.runtime.proposals import Done
 from raftlog.runtime.reads import ReadDone
 from raftlog.storage import Storage, open_storage
 from raftlog.storage.interface import LogStore
-from raftlog.testing.disk import Crashed, SimulatedDisk
+from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.safety import Violation
 
@@ -191,8 +191,8 @@ class SimulatedNode:
         simulation = self.simulation
         try:
             self._open()
-        except Crashed:
-            self._end("power lost at start-up")
+        except Crashed as error:
+            self._end(f"at start-up, {error}", power=not isinstance(error, Killed))
             return
         except (StorageFailed, DiskFull) as error:
             self._end(f"storage failed at start-up: {error}")
@@ -252,6 +252,11 @@ class SimulatedNode:
             self.simulation.safety.crashed(self.raft)
         self._end("power lost" if power else "killed", power=power)
 
+    def fail(self, *, power: bool) -> None:
+        """crash(), where it is up."""
+        if self.is_up:
+            self.crash(power=power)
+
     def _end(self, reason: str, *, power: bool = True) -> None:
         self.simulation.trace("down", self.node_id, reason)
         self.is_up = False
@@ -275,12 +280,12 @@ class SimulatedNode:
         try:
             action()
             self._after()
-        except Crashed:
-            self.crash(power=True)
+        except Crashed as error:
+            self.crash(power=not isinstance(error, Killed))
         except StorageFailed as error:
-            # The process stops; what its disk holds is unknown, as after a power failure.
+            # The process stops, as it must; its machine may go on.
             self.simulation.trace("storage failed", self.node_id, str(error))
-            self.crash(power=True)
+            self.crash(power=self.rng.random() < 0.5)
 
     # Time
 

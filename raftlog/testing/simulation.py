@@ -20,6 +20,7 @@ import random
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from raftlog.consensus.configuration import Configuration, Server
@@ -172,7 +173,7 @@ class Simulation:
         rng = node.rng
         if not power or rng.random() < 0.3:
             for peer in node.peers:
-                self.after(rng.uniform(0.0, 0.01), lambda peer=peer: self.nodes[peer].connection_lost(node.node_id))
+                self.after(rng.uniform(0.0, 0.01), partial(self.nodes[peer].connection_lost, node.node_id))
         delay = 0.1 if self.is_ending else rng.choice((0.05, 0.5, 2.0)) * rng.uniform(0.5, 1.5)
         self.after(delay, lambda: self._restart(node))
 
@@ -207,7 +208,7 @@ class Simulation:
             skew = self.profile.clock_skew
             node.clock.change(0.0, rate=rng.uniform(1 - skew, 1 + skew))
             node.wall_error = rng.uniform(-2, 2)
-            self.after(rng.choice((0.0, 0.0, 0.3, 1.0)) * rng.random(), lambda node=node: self._restart(node))
+            self.after(rng.choice((0.0, 0.0, 0.3, 1.0)) * rng.random(), partial(self._restart, node))
         for client in self.clients:
             client.start()
 
@@ -231,7 +232,7 @@ class Simulation:
             node.clock.change(self.now, rate=1.0)
             node.paused_until = min(node.paused_until, self.now)
             if not node.is_up:
-                self.after(0.05, lambda node=node: self._restart(node))
+                self.after(0.05, partial(self._restart, node))
 
     def _converge(self) -> None:
         deadline = self.now + LIVENESS_BOUND
