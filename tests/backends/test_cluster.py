@@ -68,6 +68,38 @@ def test_a_bulk_create_reserves_for_all_its_batches(cluster):
     cluster.assert_equal()
 
 
+def test_keys_are_reserved_in_the_middle_of_a_transaction(cluster):
+    host, other = cluster.hosts[:2]
+    for disturbed in (False, True):
+        host.key_blocks.drop_all()
+        host.run("INSERT INTO worded VALUES (%s, 1)", f"before {disturbed}")
+        other.catch_up()
+        before = things(host).count()
+
+        def work():
+            host.run("UPDATE worded SET n = n + 1")
+            with transaction.atomic(host.name):
+                host.run("INSERT INTO plain VALUES (1, 1)")
+                if disturbed:  # noqa: B023
+                    other.run("UPDATE worded SET n = 70")
+                thing = things(host).create(rank=5)  # the first key, while the turn is held
+                assert host.run("SELECT count(*) FROM plain") == [(before + 1,)]  # noqa: B023
+                with transaction.atomic(host.name):
+                    things(host).create(rank=6)
+                    transaction.set_rollback(True, using=host.name)
+            things(host).filter(pk=thing.pk).update(rank=7)
+
+        if disturbed:
+            with pytest.raises(TransactionConflict, match="while automatic keys"), transaction.atomic(host.name):
+                work()
+        else:
+            with transaction.atomic(host.name):
+                work()
+    cluster.assert_equal()
+    assert [thing.rank for thing in things(host).all()] == [7]
+    assert host.run("SELECT word, n FROM worded ORDER BY word") == [("before False", 70), ("before True", 70)]
+
+
 def test_a_key_named_by_hand_inside_a_block_is_gone_past(cluster):
     host, other = cluster.hosts[:2]
     first = things(host).create().pk

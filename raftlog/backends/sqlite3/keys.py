@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftlog.backends.exceptions import TransactionConflict
+from raftlog.backends.sqlite3.interlude import can_pause, without_turn
 from raftlog.replication.certify import VerdictKind
 
 if TYPE_CHECKING:
@@ -19,30 +20,38 @@ class TransactionKeys:
         self._taken: list[tuple[str, list[int], int]] = []  # table, keys, epoch
 
     def take(self, table: str, count: int) -> list[int] | None:
-        """None: SQLite gives the keys. Raises TransactionConflict where the turn is held and the block too small."""
+        """None: SQLite gives the keys. Raises TransactionConflict."""
         blocks = self._transaction.log.key_blocks
         if blocks is None or self._transaction.applies:  # a command draws from the counter, alike on every node
             return None
-        epoch = self._reserve(table, count)
+        transaction = self._transaction
+        epoch = transaction.key_epoch(table)
+        if transaction.turn.held and blocks.missing(table, count, epoch):
+            if not can_pause(transaction):
+                return None  # a schema entry: nobody else's rows come between
+            without_turn(transaction, lambda: self._refill(table, count))
+            epoch = transaction.key_epoch(table)
+        elif not transaction.turn.held:
+            epoch = self._refill(table, count)
         keys = blocks.take(table, count, epoch)
         if keys is None:
-            # Another thread was faster, or this transaction may not reserve any more: the next attempt finds more.
             raise TransactionConflict(f"the reserved automatic keys of {table} are used up; nothing was changed")
         self._taken.append((table, keys, epoch))
         return keys
 
     def reserve(self, table: str, count: int) -> None:
-        if self._transaction.log.key_blocks is not None and not self._transaction.applies:
-            self._reserve(table, count)
+        transaction = self._transaction
+        if transaction.log.key_blocks is not None and not transaction.applies and not transaction.turn.held:
+            self._refill(table, count)
 
-    def _reserve(self, table: str, count: int) -> int:
-        """Refill the block if it can be, and return the epoch of the table's counter."""
+    def _refill(self, table: str, count: int) -> int:
+        """Refill the block if it must be, and return the epoch of the table's counter. Called without the turn."""
         transaction = self._transaction
         blocks = transaction.log.key_blocks
         assert blocks is not None
         epoch = transaction.key_epoch(table)
         missing = blocks.missing(table, count, epoch)
-        if missing and not transaction.turn.held:
+        if missing:
             verdict = transaction.log.reserve(table, missing)
             if verdict.kind is VerdictKind.APPLIED:
                 blocks.add(table, verdict.first_key, missing, verdict.key_epoch)

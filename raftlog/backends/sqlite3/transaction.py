@@ -90,9 +90,7 @@ class Transaction:
         """The first write: take the turn, and go on only from the state that the reads saw (rule 9)."""
         if self.state is State.IDLE:
             self.state = State.BEGUN
-        for cursor in list(self._pending):
-            cursor.read_ahead()
-        self._pending.clear()
+        self.read_ahead()
         self.turn.take()
         try:
             self._begin_with_turn()
@@ -106,6 +104,12 @@ class Transaction:
         self.state = State.WRITING
         if self.turn_limit is not None and not self.applies:
             watchdog.watch(self.turn, self.turn_limit, self._expire)
+
+    def read_ahead(self) -> None:
+        """Fetch what is left of every open result: a statement that is not at its end pins an old snapshot."""
+        for cursor in list(self._pending):
+            cursor.read_ahead()
+        self._pending.clear()
 
     def key_epoch(self, table: str) -> int:
         """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
