@@ -24,7 +24,7 @@ from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull
+from raftlog.exceptions import DiskFull, InvalidEntry, ProtocolViolation
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.monitor import Monitor, MonitorCondition
@@ -62,6 +62,8 @@ class ConsensusState:
         # it is written before anything that take_unstable() gives later, a truncation included.
         self.disk_full = ""
         self.unwritten: UnstableEntries | None = None
+        # Messages that were dropped because no correct server sends them.
+        self.violations = 0
         # True while the log-sync thread writes outside the monitor.
         # Invariant: nobody calls log_store.append, sync or truncate_from meanwhile.
         self.log_writer_busy = False
@@ -102,7 +104,7 @@ class ConsensusState:
     def handle_requests(self, peer: str, messages: list[PeerMessage], reply: Callable[[PeerMessage], None]) -> None:
         """Carry out a peer's RPCs, in order. On a follower the log is written and synced inside.
 
-        Monitor: takes it. Raises StorageFailed, ProtocolViolation.
+        Monitor: takes it. Raises StorageFailed.
         """
         with self.monitor:
             self.reply_routes[peer] = reply
@@ -116,7 +118,7 @@ class ConsensusState:
                 if isinstance(message, ForwardProposals):
                     replies.append(self.proposals.propose_forwarded(message, now))
                 elif not isinstance(message, ForwardResponse):
-                    self.raft.step(message, now)
+                    self.step(message, now)
             self.save_hard_state()
             if self.raft.role is not Role.LEADER and not self.log_writer_busy:
                 self._write_log(now)
@@ -124,6 +126,14 @@ class ConsensusState:
         for answer in replies:
             reply(answer)
         run(afterwards)
+
+    def step(self, message: RaftMessage, now: float) -> None:
+        """Give a message to the core. One that no correct server sends is dropped and told. Monitor: held."""
+        try:
+            self.raft.step(message, now)
+        except (ProtocolViolation, InvalidEntry) as error:
+            self.violations += 1
+            logger.error("a %s of %s is dropped: %s", type(message).__name__, message.sender, error)
 
     def take_log_work(self, now: float) -> UnstableEntries | None:
         """What the log's writer is to write next. Monitor: held."""
@@ -175,7 +185,7 @@ class ConsensusState:
                     answered = self.proposals.forward_answered(message, now)
                     afterwards += _calls(answered)
                 elif not isinstance(message, ForwardProposals):
-                    self.raft.step(message, now)
+                    self.step(message, now)
             self.save_hard_state()
             afterwards += self.settle(now, wake=(peer,))
         run(afterwards)

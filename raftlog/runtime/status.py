@@ -37,6 +37,7 @@ def node_status(
             "stable_index": raft.log.stable_index,
             "first_index": raft.log.first_index,
             "configuration_index": raft.configuration_index,
+            "protocol_violations": state.violations,
             "waiting_proposals": len(state.proposals),
             "members": members,
         }

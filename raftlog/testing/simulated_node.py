@@ -106,9 +106,12 @@ class SimulatedMonitor(Monitor):
 
 
 class SimulatedState(ConsensusState):
-    """ConsensusState whose wall clock is the simulation's."""
+    """ConsensusState whose wall clock is the simulation's, and in which no message may break the protocol."""
 
     wall_microseconds: Callable[[], int]
+
+    def step(self, message: RaftMessage, now: float) -> None:
+        self.raft.step(message, now)
 
     def _log_time(self, now: float) -> int:
         raft = self.raft
