@@ -28,6 +28,7 @@ from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    RaftMessage,
     ReadIndexRequest,
     RequestVote,
     TimeoutNow,
