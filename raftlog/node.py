@@ -20,7 +20,7 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from raftlog.exceptions import IdentityMismatch, TransportError
+from raftlog.exceptions import DiskFull, IdentityMismatch, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
@@ -181,7 +181,10 @@ class Node:
         if not metadata.cluster_id:
             cluster_id = self.service.state.raft.configuration.cluster_id
             if cluster_id:
-                self._storage.set_cluster_id(cluster_id)
+                try:
+                    self._storage.set_cluster_id(cluster_id)
+                except DiskFull as error:
+                    logger.warning("the cluster id is not in the folder yet, the next batch tries again: %s", error)
 
 
 # Pieces
