@@ -15,6 +15,9 @@ _PUBLIC = {
     "command": "raftlog.replication.registry",
     "outcome": "raftlog.replication.propose",
     "is_applying": "raftlog.replication.apply",
+    "retry_on_conflict": "raftlog.backends.retry",
+    "TransactionConflict": "raftlog.backends.exceptions",
+    "UniqueConflict": "raftlog.backends.exceptions",
     **dict.fromkeys(
         (
             "ApplyStopped",

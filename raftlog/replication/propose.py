@@ -19,7 +19,7 @@ from django.db import connections
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import COMMAND, client_payload
 from raftlog.exceptions import InsideTransaction, NodeUnavailable, NotProposed, OutcomeUnknown, SessionExpired
-from raftlog.replication import codec
+from raftlog.replication import codec, effects
 from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
 from raftlog.replication.context import is_applying
 from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
@@ -224,6 +224,7 @@ class _Attempt:
         if not 0 < self._timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout is {timeout!r}; it must be above 0 and at most {MAX_TIMEOUT} seconds")
         self._deadline = clock.monotonic() + self._timeout
+        effects.happened()  # what proposes a command is not run again after a conflict
 
     def restart(self) -> None:
         self._deadline = clock.monotonic() + self._timeout

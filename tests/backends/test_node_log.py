@@ -6,6 +6,7 @@ import threading
 import pytest
 from django.db import IntegrityError, connections, models, transaction
 
+from raftlog import retry_on_conflict
 from raftlog.backends.exceptions import TransactionConflict, TransactionNotProposed, TransactionOutcomeUnknown
 from raftlog.backends.log import use_log
 from raftlog.backends.node_log import NodeLog
@@ -203,4 +204,30 @@ def test_writers_of_many_threads(node):
     assert errors == []
     assert Good.objects.get(pk=pk).stock == 32
     assert Good.objects.count() == 33
+    assert_fingerprints(node)
+
+
+def test_a_function_that_proposed_a_command_is_not_run_again(node):
+    restock_good.propose(name="ale", amount=1)
+    runs = []
+
+    @retry_on_conflict
+    def work(proposes):
+        runs.append(proposes)
+        if proposes:
+            restock_good.propose(name="beer", amount=1)
+        with transaction.atomic():
+            count = Good.objects.get(name="ale").stock
+            if len(runs) == 1:
+                thread = threading.Thread(target=restock_good.propose, kwargs={"name": "ale", "amount": 1})
+                thread.start()
+                thread.join()
+            Good.objects.create(name=f"{count}")
+
+    with pytest.raises(TransactionConflict):
+        work(True)
+    assert runs == [True]
+    runs.clear()
+    work(False)
+    assert runs == [False, False]
     assert_fingerprints(node)

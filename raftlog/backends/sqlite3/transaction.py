@@ -27,6 +27,7 @@ from raftlog.backends.sqlite3.keys import TransactionKeys
 from raftlog.backends.sqlite3.observed import Observed
 from raftlog.backends.sqlite3.turn import Turn, watchdog
 from raftlog.exceptions import NotProposed
+from raftlog.replication import effects
 from raftlog.replication.certify import Refused, Verdict, VerdictKind, check_unchanged_since
 from raftlog.replication.shapes import quoted
 from raftlog.replication.transactions import TransactionApplier
@@ -190,10 +191,12 @@ class Transaction:
             raise
         except BaseException:
             self.keys.used()
+            effects.happened()  # the outcome is unknown
             raise
         else:
             if verdict.kind is VerdictKind.APPLIED:
                 self.keys.used()
+                effects.happened()
                 return
             if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
                 self.keys.collided()
