@@ -59,7 +59,8 @@ def measure(count: int, size: int) -> None:
             machine.apply(one)
         took, busy = time.perf_counter() - started, time.process_time() - busy
         print(
-            f"{connection.vendor}: {command.name}, batches of {size}: {took / count * 1e6:.1f} µs an entry, {busy / count * 1e6:.1f} of CPU"
+            f"{connection.vendor}: {command.name}, batches of {size}: {took / count * 1e6:.1f} µs an entry, "
+            f"{busy / count * 1e6:.1f} of CPU"
         )
     started, busy = time.perf_counter(), time.process_time()
     for start in range(0, count, size):
@@ -68,7 +69,8 @@ def measure(count: int, size: int) -> None:
                 Item.objects.create(id=10**9 + number, name=f"plain {number}")
     took, busy = time.perf_counter() - started, time.process_time() - busy
     print(
-        f"{connection.vendor}: plain creates, {size} a transaction: {took / count * 1e6:.1f} µs each, {busy / count * 1e6:.1f} of CPU"
+        f"{connection.vendor}: plain creates, {size} a transaction: {took / count * 1e6:.1f} µs each, "
+        f"{busy / count * 1e6:.1f} of CPU"
     )
     assert Item.objects.count() == 2 * count + 1
     assert Order.objects.filter(item=item).count() == count

@@ -153,4 +153,4 @@ class FrameRefused(TransportError):
 
 
 class ApplyStopped(RaftlogError):
-    """This node cannot apply an entry (an unknown command, an error that is not the command's own). Nothing is skipped."""
+    """This node cannot apply an entry (an unknown command, an error not the command's own). Nothing is skipped."""

@@ -1,7 +1,13 @@
 """Settings of the test suite."""
 
-SECRET_KEY = "tests only"  # noqa: S105
-INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "raftlog", "demo_site.bank", "tests.replication.warehouse"]
+SECRET_KEY = "tests only"
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "raftlog",
+    "demo_site.bank",
+    "tests.replication.warehouse",
+]
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 USE_TZ = True
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -149,7 +149,10 @@ def test_what_is_this_nodes_trouble_stops_apply_and_names_the_entry(database, ki
 @pytest.mark.parametrize(
     ("payload", "match"),
     [
-        (client_payload(TRANSACTION, SESSION, 1, 0, b""), "entry 4 is a transaction, which .* set its ENGINE to raftlog.backends.sqlite3"),
+        (
+            client_payload(TRANSACTION, SESSION, 1, 0, b""),
+            "entry 4 is a transaction, which .* set its ENGINE to raftlog.backends.sqlite3",
+        ),
         (client_payload(3, SESSION, 1, 0, b"\xc1"), "entry 4 holds no command that can be decoded"),
         (configuration("d" * 32), f"entry 4 is of cluster {'d' * 32}, the database of cluster {CLUSTER}"),
     ],
