@@ -309,8 +309,6 @@ class DatabaseStateMachine:
             if mode is Mode.TOGETHER:
                 raise _TryAgain(Mode.GUARDED) from suspect
             raise _Cut(None) from suspect
-        except InvalidEntry as error:
-            raise _Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
         except ApplyStopped as stopped:
             raise _Cut(stopped) from stopped
         return Result(APPLIED if verdict.kind is VerdictKind.APPLIED else FAILED, entry.index, encode_verdict(verdict))

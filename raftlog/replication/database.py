@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import Error as DjangoDatabaseError
 
 from raftlog.consensus.entries import HEADER_BYTES, SCHEMA, TRANSACTION
-from raftlog.exceptions import ApplyStopped
+from raftlog.exceptions import ApplyStopped, InvalidEntry
 from raftlog.replication.certify import Verdict
 from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import Guard, Suspect, make_guard
@@ -102,16 +102,19 @@ class ApplyConnection:
         self.guard.check_entry(alone=alone)
 
     def apply_transaction(self, index: int, body: bytes, *, alone: bool) -> Verdict:
-        """A transaction or schema entry. Raises Suspect where it must be alone, InvalidEntry, ApplyStopped."""
+        """A transaction or schema entry. Raises Suspect where it must be alone, ApplyStopped."""
         if self.transactions is None:
             raise ApplyStopped(
                 f"entry {index} is a transaction, which DATABASES[{self.alias!r}] cannot apply: set its ENGINE to "
                 f"raftlog.backends.{'sqlite3' if self.connection.vendor == 'sqlite' else self.connection.vendor}"
             )
-        with self.connection.wrap_database_errors:
-            if not alone and self.transactions.must_be_alone(body):
-                raise Suspect
-            verdict = self.transactions.apply(index, body)
+        try:
+            with self.connection.wrap_database_errors:
+                if not alone and self.transactions.must_be_alone(body):
+                    raise Suspect
+                verdict = self.transactions.apply(index, body)
+        except InvalidEntry as error:
+            raise ApplyStopped(f"entry {index}: {error}") from error
         self.guard.pardon()  # its references have been checked by key
         return verdict
 
