@@ -6,6 +6,8 @@ import sqlite3
 
 import pytest
 
+from raftlog.consensus.entries import COMMAND, EntryBatch, Run
+from raftlog.storage import open_storage
 from raftlog.testing.torture import verify
 from raftlog.testing.torture.records import APPLIED, NOTHING, REFUSED, UNANSWERED, Call, Called, Ended
 
@@ -133,3 +135,28 @@ def test_a_search_that_is_given_up_is_no_proof(tmp_path, monkeypatch):
     database = make_database(tmp_path / "a.sqlite3", pairs=[("k", json.dumps(["x", "y"]))])
     [problem] = verify.check_histories(calls, database, at=100.0).problems()
     assert "not decided for 1 keys" in problem
+
+
+def make_log(folder, node_id, payloads, term=1):
+    storage = open_storage(folder, node_id=node_id, new_incarnation="0" * 32, segment_bytes=1 << 16)
+    for index, payload in enumerate(payloads, 1):
+        storage.log.append(EntryBatch(index, [Run(1, term, 0)], [payload]))
+    storage.log.sync()
+    storage.close()
+    return folder
+
+
+def test_logs_must_hold_the_same_entries_of_the_same_terms(tmp_path):
+    entry = [bytes([COMMAND]) + bytes([number]) * 40 for number in range(5)]
+    a = make_log(tmp_path / "a", "a", entry)
+    equal = make_log(tmp_path / "b", "b", [*entry, b"\0"])
+    assert verify.compare_logs({"a": a, "b": equal}, 5) == ([], 5)
+    other = make_log(tmp_path / "c", "c", [*entry[:3], entry[0], entry[4]])
+    assert verify.compare_logs({"a": a, "c": other}, 5)[0] == ["entry 4 of the log differs between a and c"]
+    term = make_log(tmp_path / "d", "d", entry, term=2)
+    assert verify.compare_logs({"a": a, "d": term}, 5)[0] == ["entry 1 of the log differs between a and d"]
+    short = make_log(tmp_path / "e", "e", entry[:4])
+    [problem], compared = verify.compare_logs({"a": a, "e": short}, 5)
+    assert (problem, compared) == ("the log of e ends at entry 4, though it has applied 5", 4)
+    (a / "metadata").write_bytes(b"nonsense")
+    assert "the log of a cannot be read: LogDamaged" in verify.compare_logs({"a": a, "b": equal}, 5)[0][0]

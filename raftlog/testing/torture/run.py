@@ -51,6 +51,8 @@ class Options:
         ]
         if self.network != "auto":
             parts.append(f"--network {self.network}")
+        if (self.clients, self.threads) != (4, 3):
+            parts.append(f"--clients {self.clients} --threads {self.threads}")
         if self.kinds != tuple(BY_NAME):
             parts.append(f"--faults {','.join(self.kinds)}")
         return " ".join(parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sqlite3
 from collections import defaultdict
@@ -210,8 +211,8 @@ def _entry_hashes(name: str, folder: Path, last_index: int) -> list[bytes]:
         last_index = min(last_index, log.last_index)
         while index <= last_index:
             batch = log.read(index, last_index, 4 << 20)
-            for position, payload in enumerate(batch.payloads):
-                term = batch.term_at(index + position)
+            terms = itertools.chain.from_iterable(itertools.repeat(run.term, run.count) for run in batch.runs)
+            for term, payload in zip(terms, batch.payloads, strict=True):
                 entries.append(hashlib.blake2b(payload, digest_size=8, salt=term.to_bytes(8, "big")).digest())
             index = batch.last_index + 1
         return entries
