@@ -73,6 +73,16 @@ class Nodes:
         self._lock = threading.Lock()
         self._clients: dict[str, NodeClient] = {}
         self.attached = work.attached
+        self._pinned = threading.local()
+
+    def pin(self) -> str:
+        """The node that this process is attached to now, and that AttachedNode uses for this thread from now on."""
+        self._pinned.node = self.attached
+        return self.attached
+
+    @property
+    def pinned(self) -> str:
+        return getattr(self._pinned, "node", self.attached)
 
     def client(self, node_id: str) -> NodeClient:
         with self._lock:
@@ -115,7 +125,7 @@ class Session:
 
 
 class Answer(msgspec.Struct):
-    """How a command ended after all attempts. `index` 0: not told. `problem`: it ended as it never may."""
+    """How a command ended after all attempts. `index` 0, `node` "": not known. `problem`: it ended as it never may."""
 
     end: End
     output: Any
@@ -222,16 +232,16 @@ def open_session(nodes: Nodes, rng: random.Random, stopping: Callable[[], bool])
 
 
 class AttachedNode:
-    """The proposer of a process (ports.Proposer): whichever node it is attached to."""
+    """The proposer of a process (ports.Proposer): the node that the calling thread has pinned."""
 
     def __init__(self, nodes: Nodes) -> None:
         self._nodes = nodes
 
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[ports.Outcome]], None]) -> None:
-        self._nodes.client(self._nodes.attached).propose(payloads, timeout, done)
+        self._nodes.client(self._nodes.pinned).propose(payloads, timeout, done)
 
     def status(self) -> dict[str, Any]:
-        return self._nodes.client(self._nodes.attached).status()
+        return self._nodes.client(self._nodes.pinned).status()
 
 
 class PublicAsker:
@@ -248,7 +258,7 @@ class PublicAsker:
         deadline = clock.monotonic() + self._work.give_up
         proposal_id, node, attempts = "", "", 0
         while (left := deadline - clock.monotonic()) > 0:
-            node = self._nodes.attached
+            node = self._nodes.pin()
             attempts += 1
             timeout = attempt_timeout(self._rng, self._work.attempt_timeout, left)
             bound = command.with_options(timeout=timeout, proposal_id=proposal_id)
@@ -267,7 +277,8 @@ class PublicAsker:
                 end, problem = end_of_failure(action, _name(error), str(error))
                 return Answer(end, None, 0, node, attempts, problem)
             else:
-                return Answer(records.APPLIED, output, 0, node, attempts)
+                # The answer to an earlier attempt may be another node's.
+                return Answer(records.APPLIED, output, 0, node if attempts == 1 else "", attempts)
             self._nodes.move_from(node, self._rng)
             clock.sleep(self._rng.uniform(0.005, 0.05))
         return Answer(records.UNANSWERED if proposal_id else records.NOTHING, None, 0, node, attempts)

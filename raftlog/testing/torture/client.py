@@ -150,7 +150,7 @@ class Worker:
             self.seen[key] = called.argument
         elif action in ("get", "append"):
             self.seen[key] = answer.output
-        if self.rng.random() < 0.2:
+        if answer.node and self.rng.random() < 0.2:
             self._check_own_write(answer.node, called.reference)
 
     def _check_own_write(self, node: str, reference: str) -> None:
