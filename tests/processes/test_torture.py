@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 
 def start(tmp_path, *arguments):
     environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    command = [sys.executable, "-m", "raftlog.testing.torture", "--directory", str(tmp_path / "torture"), *arguments]
+    environment["TMPDIR"] = str(tmp_path)
+    command = [sys.executable, "-m", "raftlog.testing.torture", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -63,6 +64,7 @@ def test_five_nodes_under_all_faults(tmp_path, capsys):
     assert report["history_operations"] > 200
     assert sum(report["faults"].values()) >= report["rounds"] >= 2
     assert "verdict: passed" in written.read_text()
+    assert list(tmp_path.glob("raftlog-torture-*")) == []
     assert processes_of(tmp_path) == []
 
 
@@ -88,3 +90,5 @@ def test_nothing_is_left_of_a_run_that_is_ended(tmp_path, number):
     while processes_of(tmp_path):
         assert clock.monotonic() < deadline + 60
         clock.sleep(0.1)
+    if number == signal.SIGTERM:
+        assert list(tmp_path.glob("raftlog-torture-*")) == []

@@ -65,20 +65,23 @@ def torture(options: Options, tell: Tell) -> Report:
     """`tell` gets a line about what goes on, several times a second. Raises RaftlogError where it cannot start."""
     directory = options.directory or Path(tempfile.mkdtemp(prefix="raftlog-torture-"))
     directory.mkdir(parents=True, exist_ok=True)
-    passed = False
+    keep = True
     try:
         network = make_network(options.network, node_names(options.nodes))
         try:
             report = _Run(options, directory.absolute(), network, tell).run()
         finally:
             network.close()
-        passed = not report.violations
+        keep = bool(report.violations)
+    except (KeyboardInterrupt, SystemExit):
+        keep = False
+        raise
     finally:
-        if passed and options.directory is None:
-            shutil.rmtree(directory)
-        else:
+        if keep or options.directory is not None:
             tell(f"databases, logs and records of the run: {directory}")
-    if not passed or options.directory is not None:
+        else:
+            shutil.rmtree(directory)
+    if keep or options.directory is not None:
         report.directory = str(directory)
     return report
 
