@@ -15,7 +15,7 @@ from typing import Any
 
 import raftlog
 from raftlog.conf import Settings, load_settings
-from raftlog.consensus.configuration import Configuration, Server, decode_configuration
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
@@ -24,6 +24,7 @@ from raftlog.exceptions import DiskFull, IdentityMismatch, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
+from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, Proposer, StateMachine
 from raftlog.runtime.server import RaftServer
@@ -115,7 +116,7 @@ class Node:
         settings = self.settings
         if storage.torn_tail:
             logger.warning("%s: %s", settings.node_id, storage.torn_tail)
-        log = load_log(storage)
+        log = load_log(storage.log)
         machine = self._machine or make_state_machine(settings, self._is_leader)
         check_position(machine, log, storage.metadata.cluster_id)
         rng = random.Random(uuid.uuid4().int)
@@ -203,24 +204,6 @@ def first_members(settings: Settings) -> Configuration:
     """The configuration in which an empty node may take part in the first election (rule 4 of the design)."""
     servers = {node_id: Server(address) for node_id, address in settings.members.items()}
     return Configuration("", servers, tuple(sorted(servers)))
-
-
-def load_log(storage: Storage) -> RaftLog:
-    """The core's view of the log on disk: term runs and configurations, no payloads."""
-    log = storage.log
-    configurations = []
-    for index in log.configuration_indices():
-        configurations.append((index, decode_configuration(log.read(index, index, 1).payloads[0])))
-    last_log_time = 0
-    if log.last_index >= log.first_index:
-        last_log_time = log.read(log.last_index, log.last_index, 1).runs[-1].log_time
-    return RaftLog(
-        first_index=log.first_index,
-        last_index=log.last_index,
-        term_runs=log.term_runs(),
-        configurations=configurations,
-        last_log_time=last_log_time,
-    )
 
 
 def max_message_bytes(settings: Settings) -> int:

@@ -22,9 +22,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
-from raftlog.consensus.configuration import decode_configuration
 from raftlog.consensus.events import Event
-from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
+from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
@@ -37,14 +36,15 @@ from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DiskFull, LogTruncated, StorageError, StorageFailed
 from raftlog.runtime.consensus_state import ConsensusState, _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
+from raftlog.runtime.loading import load_log
 from raftlog.runtime.monitor import Monitor, MonitorCondition
 from raftlog.runtime.ports import ForwardProposals, PeerMessage
 from raftlog.runtime.proposals import Done
 from raftlog.runtime.reads import ReadDone
 from raftlog.storage import Storage, open_storage
-from raftlog.storage.interface import LogStore
 from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.kv_machine import KeyValueMachine
+from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.safety import Violation
 
 if TYPE_CHECKING:
@@ -119,43 +119,6 @@ class SimulatedState(ConsensusState):
         return self._log_clock.read(raft.current_term, raft.log.last_log_time, now, self.wall_microseconds())
 
 
-class NodeClock:
-    """A monotonic clock that runs at its own rate, and may jump forward."""
-
-    def __init__(self, offset: float, rate: float) -> None:
-        self.rate = rate
-        self._local = offset
-        self._virtual = 0.0
-
-    def local(self, virtual: float) -> float:
-        return self._local + (virtual - self._virtual) * self.rate
-
-    def delay_until(self, deadline: float, virtual: float) -> float:
-        """Virtual seconds until this clock shows `deadline`."""
-        return max(0.0, (deadline - self.local(virtual)) / self.rate)
-
-    def change(self, virtual: float, *, rate: float | None = None, jump: float = 0.0) -> None:
-        self._local, self._virtual = self.local(virtual) + jump, virtual
-        if rate is not None:
-            self.rate = rate
-
-
-def load_log(store: LogStore, max_window_bytes: int) -> RaftLog:
-    """The core's view of the log on disk."""
-    indices = store.configuration_indices()
-    configurations = [(i, decode_configuration(store.read(i, i, 1).payloads[0])) for i in indices]
-    is_empty = store.last_index < store.first_index
-    last_log_time = 0 if is_empty else store.read(store.last_index, store.last_index, 1).runs[-1].log_time
-    return RaftLog(
-        first_index=store.first_index,
-        last_index=store.last_index,
-        term_runs=store.term_runs(),
-        configurations=configurations,
-        last_log_time=last_log_time,
-        max_window_bytes=max_window_bytes,
-    )
-
-
 class SimulatedNode:
     """One server. It is down, or up; up, it may be paused or busy with its disk."""
 
@@ -224,7 +187,7 @@ class SimulatedNode:
             node_id=self.node_id,
             incarnation=self.storage.metadata.incarnation,
             settings=profile.settings,
-            log=load_log(self.storage.log, profile.settings.max_window_bytes),
+            log=load_log(self.storage.log),
             hard_state=self.storage.hard_state.load(),
             rng=random.Random(self.rng.getrandbits(64)),
             now=now,
