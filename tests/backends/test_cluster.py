@@ -100,6 +100,24 @@ def test_keys_are_reserved_in_the_middle_of_a_transaction(cluster):
     assert host.run("SELECT word, n FROM worded ORDER BY word") == [("before False", 70), ("before True", 70)]
 
 
+def test_a_table_without_a_counter_gets_its_keys_from_sqlite(cluster):
+    class Loose(models.Model):
+        id = models.AutoField(primary_key=True)
+
+        class Meta:
+            app_label = "tests_backends"
+            db_table = "loose"
+            managed = False
+
+        def __str__(self):
+            return f"loose {self.pk}"
+
+    host = cluster.hosts[0]
+    host.run("CREATE TABLE loose (id integer PRIMARY KEY)")
+    assert [Loose.objects.using(host.name).create().pk for _ in range(2)] == [1, 2]
+    cluster.assert_equal()
+
+
 def test_a_key_named_by_hand_inside_a_block_is_gone_past(cluster):
     host, other = cluster.hosts[:2]
     first = things(host).create().pk

@@ -68,9 +68,9 @@ def run_held(database, *statements):
 def apply(database, body):
     """At the next index, here and on the replica, which must agree."""
     with database.control._internal():
-        database.control.capture.muted = True
+        database.control.capture.sink.muted = True
         verdict = database.log.commit(None, body, database.control.applier)
-        database.control.capture.muted = False
+        database.control.capture.sink.muted = False
     database.assert_equal()
     return verdict.kind
 

@@ -1,5 +1,6 @@
 """The host's turn: writers of all threads and processes, one after the other; nobody keeps it for ever (rule 14)."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -36,11 +37,12 @@ def in_threads(count, work):
         except Exception as error:  # noqa: BLE001 (it fails the test, in its own thread)
             errors.append(error)
 
-    threads = [threading.Thread(target=run) for _ in range(count)]
+    threads = [threading.Thread(target=run, daemon=True) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
+        assert not thread.is_alive()
     assert errors == []
 
 
@@ -90,6 +92,25 @@ def test_the_turn_passes_between_processes(tmp_path):
     mine.close()
 
 
+def test_the_turn_of_a_connection_that_nobody_closed_is_given_back(make_database):
+    database = make_database()
+
+    def work():
+        with database.connection.copy().cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("INSERT INTO plain VALUES (1, 1)")
+
+    in_threads(1, work)
+    gc.collect()
+
+    def another():
+        with database.connection.copy().cursor() as cursor:
+            cursor.execute("INSERT INTO plain VALUES (2, 2)")
+
+    in_threads(1, another)
+    assert database.run("SELECT a FROM plain") == [(2,)]
+
+
 def test_a_transaction_that_keeps_its_turn_too_long_is_rolled_back(make_database):
     database = make_database(turn_limit=0.05)
     before = database.entries
@@ -127,7 +148,7 @@ def test_a_statement_that_runs_too_long_is_interrupted(make_database):
 def test_a_transaction_beyond_the_limit_says_what_fits(make_database):
     database = make_database()
     control = database.control
-    control.max_bytes = control.capture.max_bytes = 20_000
+    control.max_bytes = control.capture.sink.max_bytes = 20_000
     rows = (
         "INSERT INTO plain WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %s) "
         "SELECT i, %s FROM n"

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Final
 
 from raftlog.backends.sqlite3.control import Control
 from raftlog.replication.certify import Verdict, VerdictKind
 from raftlog.replication.shapes import quoted
 from raftlog.replication.write_set import decode_write_set
+
+NO_LIMIT: Final = 1 << 62
 
 
 class ApplyPort:
@@ -23,13 +26,20 @@ class ApplyPort:
     def __init__(self, control: Control) -> None:
         self._control = control
         control.applies = control.authorizer.applies = True
+        # The limit is checked where a transaction is made; here it would let a local setting decide a verdict.
+        self._max_bytes, control.capture.sink.max_bytes = control.capture.sink.max_bytes, NO_LIMIT
         with control._internal():
-            control.applier.marks.make_tables()
-        control._has_tables = True
+            if not control._tables_exist():
+                control.turn.take()
+                try:
+                    control.applier.marks.make_tables()
+                finally:
+                    control.turn.give_back()
 
     def leave(self) -> None:
         """The connection is an application's again."""
         self._control.applies = self._control.authorizer.applies = False
+        self._control.capture.sink.max_bytes = self._max_bytes
 
     def must_be_alone(self, body: bytes) -> bool:
         """Whether this entry needs a transaction of its own, because it needs another PRAGMA foreign_keys."""
@@ -69,11 +79,11 @@ class ApplyPort:
     @contextlib.contextmanager
     def _not_capturing(self) -> Iterator[None]:
         capture = self._control.capture
-        capture.enabled, capture.muted = False, True
+        capture.sink.enabled, capture.sink.muted = False, True
         try:
             yield
         finally:
-            capture.enabled, capture.muted = True, False
+            capture.sink.enabled, capture.sink.muted = True, False
 
     def _drop_triggers(self) -> None:
         """Also those that watch foreign keys: a schema statement fails where a trigger names what it takes away."""
@@ -86,10 +96,10 @@ class ApplyPort:
     def record(self, index: int) -> None:
         """The changes captured since the last record belong to the command of this entry."""
         control = self._control
-        if control.capture.changes:
+        if control.capture.sink.changes:
             with control._internal():
-                control.applier.record_captured(index, control.capture.changes, control.capture.shapes)
-            control.capture.cut(0)
+                control.applier.record_captured(index, control.capture.sink.changes, control.capture.sink.shapes)
+            control.capture.sink.cut(0)
 
     def set_applied(self, index: int) -> None:
         with self._control._internal():

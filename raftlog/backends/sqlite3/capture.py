@@ -62,16 +62,14 @@ def trigger_statements(number: int, shape: TableShape) -> list[str]:
     return made
 
 
-class Capture:
-    """What the current transaction of one connection has changed so far, in order.
+class RowSink:
+    """Where the triggers put what they see.
 
-    `changes` holds (operation, table number, values) and, between them, the statements that replay as such.
+    It knows no connection: SQLite keeps the functions, and so this object, for as long as the connection lives, and
+    Python's garbage collector does not see that reference.
     """
 
-    def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
-        self._cursor = connection.cursor(sqlite3.Cursor)
-        self._cursor.row_factory = None
-        self.schema = Schema(connection)
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.changes: list[Captured] = []
         # Changes are recorded; else a trigger that fires is an error, unless muted.
@@ -80,21 +78,11 @@ class Capture:
         self.muted = False
         self.error: Exception | None = None
         self.shapes: dict[int, TableShape] = {}
-        self.installed: dict[str, int] = {}  # table -> number of its triggers
-        self._next_number = 1
-        # Triggers were made or dropped since the last rolled_back().
-        self._dirty = False
-        self._version = -1  # schema_version that the triggers outside of a transaction fit
         self._parts: tuple[Any, ...] = ()
         self._bytes = 0
         self._measured = 0
-        connection.create_function("raftlog_capture", -1, self._on_row)
-        connection.create_function("raftlog_part", -1, self._on_part)
-        self._cursor.execute("PRAGMA recursive_triggers = ON")
 
-    # Called by the triggers
-
-    def _on_row(self, operation: int, table: int, *values: Any) -> None:
+    def on_row(self, operation: int, table: int, *values: Any) -> None:
         if not self.enabled:
             return self._not_enabled(table)
         if self._parts:
@@ -106,7 +94,7 @@ class Capture:
             self._measure(table)
         return None
 
-    def _on_part(self, *values: Any) -> None:
+    def on_part(self, *values: Any) -> None:
         self._parts += values
 
     def _not_enabled(self, table: int) -> None:
@@ -132,12 +120,6 @@ class Capture:
             )
             raise self.error
 
-    # Called by the transaction
-
-    def start(self) -> None:
-        self.clear()
-        self.enabled = True
-
     def clear(self) -> None:
         self.changes = []
         self.enabled = False
@@ -151,6 +133,33 @@ class Capture:
         self._parts = ()
         self._measured = min(self._measured, length)
 
+
+class Capture:
+    """What the current transaction of one connection has changed so far, in order, and the triggers that tell.
+
+    `sink.changes` holds (operation, table number, values) and, between them, the statements that replay as such.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, max_bytes: int) -> None:
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+        self.schema = Schema(connection)
+        self.sink = RowSink(max_bytes)
+        self.installed: dict[str, int] = {}  # table -> number of its triggers
+        self._next_number = 1
+        # Triggers were made or dropped since the last rolled_back().
+        self._dirty = False
+        self._version = -1  # schema_version that the triggers outside of a transaction fit
+        connection.create_function("raftlog_capture", -1, self.sink.on_row)
+        connection.create_function("raftlog_part", -1, self.sink.on_part)
+        self._cursor.execute("PRAGMA recursive_triggers = ON")
+
+    # Called by the transaction
+
+    def start(self) -> None:
+        self.sink.clear()
+        self.sink.enabled = True
+
     def install(self, table: str) -> None:
         """Make the triggers of a table. Raises UnsupportedTable, KeyError."""
         shape = self.schema.table(table)
@@ -158,7 +167,7 @@ class Capture:
         self._next_number += 1
         for statement in trigger_statements(number, shape):
             self._cursor.execute(statement)
-        self.shapes[number] = shape
+        self.sink.shapes[number] = shape
         self.installed[table] = number
         self._dirty = True
 
@@ -178,7 +187,7 @@ class Capture:
         pattern = f"{_THIRD}_*"
         sql = "SELECT name FROM sqlite_temp_master WHERE type = 'trigger' AND name GLOB ?"
         numbers = [int(name.rpartition("_")[2]) for (name,) in self._cursor.execute(sql, (pattern,)).fetchall()]
-        self.installed = {self.shapes[number].name: number for number in numbers}
+        self.installed = {self.sink.shapes[number].name: number for number in numbers}
         self.schema.forget()
 
     def rolled_back(self) -> None:
@@ -198,7 +207,7 @@ class Capture:
 
     def _forget_old_shapes(self) -> None:
         used = set(self.installed.values())
-        self.shapes = {number: shape for number, shape in self.shapes.items() if number in used}
+        self.sink.shapes = {number: shape for number, shape in self.sink.shapes.items() if number in used}
 
     def committed(self) -> None:
         """After the commit of a transaction of apply: the triggers that it made stay, and fit the schema as it is."""

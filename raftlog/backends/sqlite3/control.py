@@ -75,7 +75,7 @@ class Control(Transaction):
     def _one_by_one(self, rows: list[Any]) -> Iterator[Any]:
         # SQLite undoes only the row that failed; what came before it stays captured.
         for row in rows:
-            self._undone_to = len(self.capture.changes)
+            self._undone_to = len(self.capture.sink.changes)
             yield row
 
     def _describe(self, sql: str) -> StatementInfo:
@@ -148,7 +148,7 @@ class Control(Transaction):
     def _captured(self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any]) -> None:
         """Run a writing statement; take back from capture what SQLite takes back."""
         authorizer = self.authorizer
-        self._undone_to = len(self.capture.changes)
+        self._undone_to = len(self.capture.sink.changes)
         while True:
             authorizer.preparing, authorizer.may_write = info, True
             authorizer.captured = self.capture.installed
@@ -160,7 +160,7 @@ class Control(Transaction):
                     cursor.read_ahead()
                 return
             except sqlite3.Error as error:
-                self.capture.cut(self._undone_to)
+                self.capture.sink.cut(self._undone_to)
                 if not authorizer.missing:
                     self._fail(error, info)
             finally:
@@ -181,7 +181,7 @@ class Control(Transaction):
         after = self._sequences()
         for table in sorted(before.keys() | after.keys()):
             if before.get(table) != after.get(table):
-                self.capture.changes.append(SequenceSet(table, after.get(table)))
+                self.capture.sink.changes.append(SequenceSet(table, after.get(table)))
 
     def _sequences(self) -> dict[str, int]:
         with self._internal():
@@ -211,16 +211,16 @@ class Control(Transaction):
             self.capture.drop()
         authorizer.preparing, authorizer.may_write, authorizer.is_replayed = info, True, True
         authorizer.refusal = ""
-        self.capture.enabled, self.capture.muted = False, True
+        self.capture.sink.enabled, self.capture.sink.muted = False, True
         try:
             _execute(cursor, sql, parameters)
         except sqlite3.Error as error:
             self._fail(error, info)
         finally:
             authorizer.may_write = authorizer.is_replayed = False
-            self.capture.muted = False
-            self.capture.enabled = self.state is State.WRITING
-        self.capture.changes.append(Statement(sql, list(parameters), bool(legacy)))
+            self.capture.sink.muted = False
+            self.capture.sink.enabled = self.state is State.WRITING
+        self.capture.sink.changes.append(Statement(sql, list(parameters), bool(legacy)))
 
     # Transaction control
 
@@ -252,7 +252,7 @@ class Control(Transaction):
         name = savepoint_name(sql)
         if self.state is not State.BEGUN:
             self._internally(f"SAVEPOINT {quoted(name)}")
-        self._savepoints.append((name, len(self.capture.changes)))
+        self._savepoints.append((name, len(self.capture.sink.changes)))
 
     def _release(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         self._raise_if_dead()
@@ -268,7 +268,7 @@ class Control(Transaction):
             self._internally(f"ROLLBACK TO {quoted(name)}")
         del self._savepoints[position + 1 :]
         if self.state is State.WRITING:
-            self.capture.cut(length)
+            self.capture.sink.cut(length)
             with self._internal():
                 self.capture.sync()
 
@@ -295,7 +295,7 @@ class Control(Transaction):
             raise error
         if self._is_expiring and error.sqlite_errorname == "SQLITE_INTERRUPT":
             raise self._expiry() from error
-        cause, self.capture.error = self.capture.error, None
+        cause, self.capture.sink.error = self.capture.sink.error, None
         if isinstance(cause, TooLarge):
             raise TransactionTooLarge(str(cause)) from None
         if isinstance(cause, NotCapturing):

@@ -32,8 +32,8 @@ def gather(
 
     Raises IntegrityError for what it violates by itself.
     """
-    builder = StepBuilder(capture.shapes)
-    builder.add_all(capture.changes)
+    builder = StepBuilder(capture.sink.shapes)
+    builder.add_all(capture.sink.changes)
     if not builder.changes_anything:
         return None
     (enforced,) = connection.cursor(sqlite3.Cursor).execute("PRAGMA foreign_keys").fetchone()
@@ -50,11 +50,11 @@ def gather(
 def _check_foreign_keys(connection: sqlite3.Connection, capture: Capture) -> None:
     """What a deferred constraint would say at COMMIT, which never comes (rule 2)."""
     check = ForeignKeyCheck(connection, capture.schema)
-    for change in capture.changes:
+    for change in capture.sink.changes:
         if isinstance(change, (Statement, SequenceSet)):
             continue
         operation, number, values = change
-        shape = capture.shapes[number]
+        shape = capture.sink.shapes[number]
         if not shape.foreign_keys and not check.referring_to(shape.name):
             continue
         if operation == INSERT:

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 def can_pause(transaction: Transaction) -> bool:
     """Schema statements are not done twice; nor need they be: nobody else's entry may come between."""
-    return not any(isinstance(change, Statement) for change in transaction.capture.changes)
+    return not any(isinstance(change, Statement) for change in transaction.capture.sink.changes)
 
 
 def without_turn(transaction: Transaction, work: Callable[[], object]) -> None:
     """Call `work` while the transaction does not hold the turn. Raises TransactionConflict, and what `work` raises."""
     capture = transaction.capture
-    changes, shapes, version = capture.changes, dict(capture.shapes), capture.schema.version
+    changes, shapes, version = capture.sink.changes, dict(capture.sink.shapes), capture.schema.version
     savepoints, base = list(transaction._savepoints), transaction.base
     transaction.observed.settle()
     transaction.read_ahead()
@@ -46,16 +46,16 @@ def without_turn(transaction: Transaction, work: Callable[[], object]) -> None:
                 _check_since(transaction, base, changes, shapes)
             if capture.schema.version != version and version != -1:
                 raise TransactionConflict("the schema changed while automatic keys were reserved; nothing was changed")
-            capture.enabled, capture.muted = False, True
+            capture.sink.enabled, capture.sink.muted = False, True
             _do_again(transaction._cursor, changes, shapes, savepoints)
     except BaseException as error:
         transaction._die(error if isinstance(error, TransactionConflict) else TransactionConflict(str(error)))
         raise
     finally:
-        capture.muted = False
-    capture.shapes.update(shapes)
-    capture.changes = changes
-    capture.enabled = True
+        capture.sink.muted = False
+    capture.sink.shapes.update(shapes)
+    capture.sink.changes = changes
+    capture.sink.enabled = True
     transaction._savepoints = savepoints
 
 

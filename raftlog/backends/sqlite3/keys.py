@@ -25,6 +25,8 @@ class TransactionKeys:
         if blocks is None or self._transaction.applies:  # a command draws from the counter, alike on every node
             return None
         transaction = self._transaction
+        if not transaction.has_key_counter(table):
+            return None
         epoch = transaction.key_epoch(table)
         if transaction.turn.held and blocks.missing(table, count, epoch):
             if not can_pause(transaction):
@@ -41,7 +43,9 @@ class TransactionKeys:
 
     def reserve(self, table: str, count: int) -> None:
         transaction = self._transaction
-        if transaction.log.key_blocks is not None and not transaction.applies and not transaction.turn.held:
+        if transaction.log.key_blocks is None or transaction.applies or transaction.turn.held:
+            return
+        if transaction.has_key_counter(table):
             self._refill(table, count)
 
     def _refill(self, table: str, count: int) -> int:

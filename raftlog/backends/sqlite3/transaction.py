@@ -29,7 +29,7 @@ from raftlog.backends.sqlite3.turn import Turn, watchdog
 from raftlog.exceptions import NotProposed
 from raftlog.replication import effects
 from raftlog.replication.certify import Refused, Verdict, VerdictKind, check_unchanged_since
-from raftlog.replication.shapes import quoted
+from raftlog.replication.shapes import UnsupportedTable, quoted
 from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet
 
@@ -111,6 +111,14 @@ class Transaction:
         for cursor in list(self._pending):
             cursor.read_ahead()
         self._pending.clear()
+
+    def has_key_counter(self, table: str) -> bool:
+        """Whether keys of this table come from a counter (AUTOINCREMENT), as Django's automatic keys do."""
+        with self._internal():
+            try:
+                return bool(self.capture.schema.table(table).autoincrement)
+            except (KeyError, UnsupportedTable):  # the statement itself will say what is wrong
+                return False
 
     def key_epoch(self, table: str) -> int:
         """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
@@ -205,7 +213,7 @@ class Transaction:
             self._abandon()
 
     def _propose(self, write_set: WriteSet, body: bytes) -> Verdict:
-        self.capture.muted = True
+        self.capture.sink.muted = True
         try:
             with self._internal():
                 if write_set.is_schema and self.log.holds_turn:
@@ -213,7 +221,7 @@ class Transaction:
                     self.capture.rolled_back()
                 return self.log.commit(write_set, body, self.applier)
         finally:
-            self.capture.muted = False
+            self.capture.sink.muted = False
 
     def rollback(self) -> None:
         with self._lock:
@@ -223,7 +231,7 @@ class Transaction:
         with self._internal():
             if self.connection.in_transaction:
                 self._cursor.execute("ROLLBACK")
-            self.capture.clear()
+            self.capture.sink.clear()
             self.capture.rolled_back()
 
     def _abandon(self) -> None:
@@ -241,7 +249,7 @@ class Transaction:
         self.state = State.IDLE
         self._death = None
         self._savepoints.clear()
-        self.capture.clear()
+        self.capture.sink.clear()
         self.keys.unused()
         self.observed = Observed(self.capture.schema)
 

@@ -21,11 +21,11 @@ class Turn:
     """One connection's claim on the turn. Not shared between threads, except expire() by the watchdog."""
 
     def __init__(self, database: str, *, in_memory: bool) -> None:
+        self.held = False
         self._path = "" if in_memory else f"{database}-turn"
         self._descriptor = -1
         self._descriptor_pid = 0
         self.held_since = 0.0
-        self.held = False
         if in_memory:
             with _memory_locks_guard:
                 self._lock = _memory_locks.setdefault(database, threading.Lock())
@@ -63,6 +63,10 @@ class Turn:
         if self._descriptor >= 0 and self._descriptor_pid == os.getpid():
             os.close(self._descriptor)
         self._descriptor = -1
+
+    def __del__(self) -> None:
+        # A connection that nobody closed, of a thread that has ended: its turn must not outlive it.
+        self.close()
 
     def _open(self) -> int:
         # A descriptor inherited over a fork shares its lock with the parent: a process opens its own.
