@@ -21,7 +21,8 @@ from raftlog.storage.layout import TEMPORARY, segment_name
 from raftlog.testing.disk import SimulatedFile
 from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.mutations import Patch, mutation
-from raftlog.testing.simulated_node import SimulatedNode, SimulatedState
+from raftlog.testing.simulated_node import SimulatedNode
+from raftlog.testing.simulated_state import SimulatedState
 
 # Votes and terms
 

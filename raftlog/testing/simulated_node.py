@@ -27,14 +27,13 @@ from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
-    RaftMessage,
     ReadIndexRequest,
     RequestVote,
     TimeoutNow,
 )
 from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DiskFull, LogTruncated, StorageError, StorageFailed
-from raftlog.runtime.consensus_state import ConsensusState, _calls, _read_calls, run
+from raftlog.runtime.consensus_state import _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.monitor import Monitor, MonitorCondition
@@ -46,6 +45,7 @@ from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.safety import Violation
+from raftlog.testing.simulated_state import SimulatedState
 
 if TYPE_CHECKING:
     from raftlog.testing.simulation import Simulation
@@ -104,19 +104,6 @@ class SimulatedMonitor(Monitor):
     def assert_held(self) -> None:
         if not self._is_held:
             raise AssertionError("the monitor is not held")
-
-
-class SimulatedState(ConsensusState):
-    """ConsensusState whose wall clock is the simulation's, and in which no message may break the protocol."""
-
-    wall_microseconds: Callable[[], int]
-
-    def step(self, message: RaftMessage, now: float) -> None:
-        self.raft.step(message, now)
-
-    def _log_time(self, now: float) -> int:
-        raft = self.raft
-        return self._log_clock.read(raft.current_term, raft.log.last_log_time, now, self.wall_microseconds())
 
 
 class SimulatedNode:
