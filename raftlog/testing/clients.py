@@ -180,7 +180,8 @@ class SimulatedClient:
         node = self.node
         patience = rng.uniform(0.2, 1.0)
         if node.is_up:
-            node.read(patience, lambda index, reason: self._read_answered(number, node, index))
+            committed = len(simulation.safety.committed)
+            node.read(patience, lambda index, reason: self._read_answered(number, node, index, committed))
         simulation.after(patience * 1.2, lambda: self._read_still_waiting(number))
 
     def _read_still_waiting(self, number: int) -> None:
@@ -188,7 +189,11 @@ class SimulatedClient:
             self._choose_node()
             self._attempt_read()
 
-    def _read_answered(self, number: int, node: SimulatedNode, index: int) -> None:
+    def _read_answered(self, number: int, node: SimulatedNode, index: int, committed: int) -> None:
+        if index and index < committed:
+            raise Violation(
+                "reads are fresh", f"{self.label} may read at {index}; {committed} entries were committed when it asked"
+            )
         if number == self.number and index:
             assert self.operation is not None
             self._finish(node.machine.read(self.operation.key))

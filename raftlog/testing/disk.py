@@ -121,7 +121,8 @@ class SimulatedDisk:
             if rng.random() < keep:
                 _rename(self._durable_names, renaming)
         self._pending_names.clear()
-        for inode in set(self._names.values()) | set(self._durable_names.values()):
+        # In the order of their making, not of a set: the same seed loses the same bytes.
+        for inode in dict.fromkeys([*self._durable_names.values(), *self._names.values()]):
             if inode.pending:
                 self._settle(inode, rng.choice((0.0, 0.5, 0.9, 1.0)))
             inode.seen = bytearray(inode.durable)

@@ -47,8 +47,8 @@ def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:
         drop=rng.choice((0.0, 0.0, 0.01, 0.05, 0.15)),
         duplicate=rng.choice((0.0, 0.0, 0.02, 0.1)),
         max_delay=rng.choice((0.002, 0.005, 0.02, 0.06, 0.2)),
-        slow=rng.choice((0.0, 0.0, 0.01, 0.03)),
-        slow_delay=rng.choice((0.1, 0.6)),
+        slow=rng.choice((0.0, 0.0, 0.01, 0.03, 0.2)),
+        slow_delay=rng.choice((0.1, 0.6, 1.5)),
         ordered=rng.random() < 0.4,
     )
     heartbeat_interval = rng.choice((0.1, 0.15, 0.25))

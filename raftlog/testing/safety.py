@@ -13,7 +13,8 @@ Figure 3 of the paper, and what our storage promises:
 7. Within a life of a node, commit index and applied index never go back, nor pass what its log holds.
 8. Over crashes, the current term never goes back, a vote given is never changed, and entries that the node
    called durable are still there.
-9. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
+9. A read sees every entry that was committed when it was asked for (checked by the clients).
+10. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
 
 Every other log is looked at only where a node's own changed: by Log Matching, an entry that agrees with the
 registered one of that index and term, and with the term before it, agrees in its whole history.

@@ -1,0 +1,30 @@
+"""The checks can fail: each known bug is found by the simulation (raftlog/testing/known_bugs.py)."""
+
+import pytest
+
+from raftlog.testing.mutations import MAX_SEEDS, MUTATIONS, first_seed, mutated, recorded
+from raftlog.testing.simulation import Options, simulate
+
+
+def test_every_mutation_has_a_recorded_seed_below_the_limit():
+    assert set(recorded()) == set(MUTATIONS)
+    assert all(entry["seed"] < MAX_SEEDS for entry in recorded().values())
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_the_simulation_finds(name):
+    """At its recorded seed; where the code has changed since, at another below the limit."""
+    entry = recorded()[name]
+    options = Options(entry["seed"], entry["nodes"], entry["events"])
+    with mutated(name):
+        found = simulate(options).violation
+    assert found or first_seed(name) is not None
+    if found:
+        assert not simulate(options).violation, "without the mutation the seed is clean"
+
+
+def test_a_mutation_is_switched_off_again():
+    before = simulate(Options(2)).trace_hash
+    with mutated("no-dedup"):
+        assert simulate(Options(2)).trace_hash != ""
+    assert simulate(Options(2)).trace_hash == before
