@@ -20,12 +20,12 @@ class Host:
 
     holds_turn = False
 
-    def __init__(self, cluster: Cluster, name: str, path) -> None:
+    def __init__(self, cluster: Cluster, name: str, path, **options) -> None:
         self.cluster = cluster
         self.name = name
         self.key_blocks = KeyBlocks()
         use_log(name, self)
-        options = {"init_command": "PRAGMA synchronous = OFF"}
+        options = {"init_command": "PRAGMA synchronous = OFF", **options}
         connections.databases[name] = {**connections.databases["default"], "NAME": str(path), "OPTIONS": options}
         connections.databases[name] |= {"ENGINE": "raftlog.backends.sqlite3"}
         self.connection = connections[name]
@@ -62,9 +62,9 @@ class Host:
 
 
 class Cluster:
-    def __init__(self, folder, count: int) -> None:
+    def __init__(self, folder, count: int, **options) -> None:
         self.entries: list[bytes] = []
-        self.hosts = [Host(self, f"host{number}", folder / f"{number}.sqlite3") for number in range(count)]
+        self.hosts = [Host(self, f"host{number}", folder / f"{number}.sqlite3", **options) for number in range(count)]
 
     def assert_equal(self) -> None:
         first, *others = self.hosts
