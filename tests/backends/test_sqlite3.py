@@ -96,6 +96,17 @@ def test_savepoints_and_failed_statements_leave_nothing(database):
     database.assert_equal()
 
 
+def test_a_statement_that_fails_half_way_is_taken_back_without_a_savepoint(database):
+    database.run("INSERT INTO parent (name) VALUES ('taken')")
+    with transaction.atomic(ALIAS):
+        database.run("INSERT INTO parent (name) VALUES ('before')")
+        with pytest.raises(IntegrityError):
+            database.run("INSERT INTO parent (name) VALUES ('x'), ('y'), ('taken')")
+        database.run("INSERT INTO parent (name) VALUES ('after')")
+    assert database.run("SELECT name FROM parent ORDER BY id") == [("taken",), ("before",), ("after",)]
+    database.assert_equal()
+
+
 def test_executemany_that_fails_half_way_keeps_what_sqlite_keeps(database):
     with transaction.atomic(ALIAS):
         with database.connection.cursor() as cursor, pytest.raises(IntegrityError):
