@@ -97,6 +97,8 @@ class SimulatedDisk:
         self._epoch = 0
         self._crash_at = 0
         self._crash_error = Crashed
+        # The next write of more than one sector is torn: power is lost, and each of its sectors may be there or not.
+        self.tear_next_write = False
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
         self._pending_names: list[_Renaming] = []
@@ -116,6 +118,7 @@ class SimulatedDisk:
         self._epoch += 1
         self._crash_at = 0
         self._locks.clear()
+        torn, self.tear_next_write = self.tear_next_write, False
         keep = rng.choice((0.0, 0.0, 0.5, 0.9, 1.0))
         for renaming in self._pending_names:
             if rng.random() < keep:
@@ -124,7 +127,7 @@ class SimulatedDisk:
         # In the order of their making, not of a set: the same seed loses the same bytes.
         for inode in dict.fromkeys([*self._durable_names.values(), *self._names.values()]):
             if inode.pending:
-                self._settle(inode, rng.choice((0.0, 0.5, 0.9, 1.0)))
+                self._settle(inode, 0.5 if torn else rng.choice((0.0, 0.5, 0.9, 1.0)))
             inode.seen = bytearray(inode.durable)
         self._names = dict(self._durable_names)
 
@@ -149,6 +152,23 @@ class SimulatedDisk:
                     _apply(inode.durable, _Change(start, change.data[start - change.offset : stop - change.offset]))
                 start = stop
         inode.pending.clear()
+
+    def damage(self, rng: random.Random) -> str:
+        """Flip one bit of what was written: in the last sector of some file, or anywhere in it. Says where.
+
+        Call it after crash(): what is damaged is what the platter holds.
+        """
+        written = [path for path, inode in self._names.items() if inode.durable.strip(b"\0")]
+        if not written:
+            return ""
+        path = rng.choice(sorted(written))
+        inode = self._names[path]
+        end = len(inode.durable.rstrip(b"\0"))
+        start = max(0, end - SECTOR_BYTES) if rng.random() < 0.6 else 0
+        offset = rng.choice([each for each in range(start, end) if inode.durable[each]])
+        inode.durable[offset] ^= 1 << rng.randrange(8)
+        inode.seen = bytearray(inode.durable)
+        return f"{path} at {offset}"
 
     @property
     def used_bytes(self) -> int:
@@ -288,6 +308,8 @@ class SimulatedFile:
         self._need_writable()
         disk._need_room(offset + len(content) - len(inode.seen), self._path)
         disk._call("pwrite", self._path, lambda: inode.change(_Change(offset, content)))
+        if disk.tear_next_write and len(content) > SECTOR_BYTES:
+            raise Crashed(f"in the middle of a write to {self._path}")
 
     def truncate(self, size: int) -> None:
         disk, inode = self._disk, self._inode

@@ -195,6 +195,14 @@ def power_in_call(simulation: Simulation, rng: random.Random) -> str:
     return f"{node.node_id}, in its disk call {calls} from now"
 
 
+@operation("torn-write", 2)
+def torn_write(simulation: Simulation, rng: random.Random) -> str:
+    """Power is lost in the middle of the next write of several sectors."""
+    node = _some_node(simulation, rng)
+    node.disk.tear_next_write = True
+    return node.node_id
+
+
 @operation("kill-in-call", 3)
 def kill_in_call(simulation: Simulation, rng: random.Random) -> str:
     """The process is killed in one of the next calls that write; power is lost some time after it started again."""
@@ -228,14 +236,29 @@ def pause(simulation: Simulation, rng: random.Random) -> str:
 @operation("wipe", 0.3)
 def wipe(simulation: Simulation, rng: random.Random) -> str:
     """A node comes back with an empty disk; of a minority only, since nothing survives the loss of a majority."""
-    wiped = [node for node in simulation.nodes_in_order if node.is_wiped]
     node = rng.choice(simulation.nodes_in_order)
-    if len(wiped) + 1 > (len(simulation.node_ids) - 1) // 2 or node in wiped or not simulation.is_formed():
+    if not _may_lose_disk(simulation, node):
         return ""
-    if node.is_up:
-        node.crash(power=True)
+    node.fail(power=True)
     node.wipe()
     return node.node_id
+
+
+def _may_lose_disk(simulation: Simulation, node: SimulatedNode) -> bool:
+    lost = [other for other in simulation.nodes_in_order if other.is_wiped or other.is_damaged]
+    return node not in lost and len(lost) < (len(simulation.node_ids) - 1) // 2 and simulation.is_formed()
+
+
+@operation("damage", 0.5)
+def damage(simulation: Simulation, rng: random.Random) -> str:
+    """A bit on the disk of a node that is down flips; of a minority only. It must be found before it harms (rule 7)."""
+    node = rng.choice(simulation.nodes_in_order)
+    if not _may_lose_disk(simulation, node):
+        return ""
+    node.fail(power=True)
+    where = node.disk.damage(rng)
+    node.is_damaged = bool(where)
+    return where and f"{node.node_id}: {where}"
 
 
 # Disks

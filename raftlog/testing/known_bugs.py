@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -15,7 +16,7 @@ from raftlog.consensus.server_state import LeaderRead, ServerState
 from raftlog.consensus.state import Role
 from raftlog.runtime import reads as runtime_reads
 from raftlog.runtime.consensus_state import ConsensusState
-from raftlog.storage import recovery, segmented_log
+from raftlog.storage import record, recovery, segment, segmented_log
 from raftlog.storage.filesystem import FileSystem
 from raftlog.storage.layout import TEMPORARY, segment_name
 from raftlog.testing.disk import SimulatedFile
@@ -289,6 +290,25 @@ def _directory_not_synced() -> list[Patch]:
 @mutation("torn-tail-is-damage", "an unfinished last batch is taken for a damaged one (rule 7)")
 def _torn_tail_is_damage() -> list[Patch]:
     return [(recovery, "is_whole", lambda image: True)]
+
+
+@mutation("checksum-ignored", "what is read from the disk is taken for what was written (rule 7)")
+def _checksum_ignored() -> list[Patch]:
+    original = record.body_of
+
+    def body_of(header: record.RecordHeader, image: bytes) -> bytes:
+        return original(header._replace(body_crc=crc32(_body(header, image))), image)
+
+    def _body(header: record.RecordHeader, image: bytes) -> bytes:
+        data = bytearray(image)
+        del data[record.MARKERS]
+        return (
+            bytes(data[record.HEADER_BYTES :])
+            if header.sectors > 1
+            else image[record.HEADER_BYTES : record.SECTOR_DATA]
+        )
+
+    return [(module, "body_of", body_of) for module in (record, recovery, segment) if hasattr(module, "body_of")]
 
 
 @mutation("recovered-tail-not-synced", "what a killed process wrote is called durable at the next start, and is not")

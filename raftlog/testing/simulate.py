@@ -167,10 +167,12 @@ def _show(report: Report, total: _Totals, seeds: int, options: argparse.Namespac
         return
     if report.violation:
         out.write("\n" + failure_text(report, options.mutation or "") + "\n")
+    rate = total.runs / seconds * 60
     if sys.stderr.isatty():
-        rate = total.runs / seconds * 60
         sys.stderr.write(f"\r{total.runs} of {seeds} seeds, {rate:.0f} a minute")
         sys.stderr.flush()
+    elif total.runs % 500 == 0:
+        sys.stderr.write(f"{total.runs} of {seeds} seeds, {rate:.0f} a minute\n")
 
 
 def failure_text(report: Report, mutation: str = "") -> str:

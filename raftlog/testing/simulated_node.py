@@ -19,7 +19,6 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from raftlog.consensus.events import Event
@@ -32,11 +31,10 @@ from raftlog.consensus.messages import (
     TimeoutNow,
 )
 from raftlog.consensus.raft import Raft
-from raftlog.exceptions import DiskFull, LogTruncated, StorageError, StorageFailed
+from raftlog.exceptions import DiskFull, LogDamaged, LogTruncated, StorageError, StorageFailed
 from raftlog.runtime.consensus_state import _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
-from raftlog.runtime.monitor import Monitor, MonitorCondition
 from raftlog.runtime.ports import ForwardProposals, PeerMessage
 from raftlog.runtime.proposals import Done
 from raftlog.runtime.reads import ReadDone
@@ -45,7 +43,7 @@ from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.safety import Violation
-from raftlog.testing.simulated_state import SimulatedState
+from raftlog.testing.simulated_state import SimulatedMonitor, SimulatedState
 
 if TYPE_CHECKING:
     from raftlog.testing.simulation import Simulation
@@ -56,54 +54,6 @@ MAX_APPLY_BYTES: Final = 4096
 DISK_FULL_RETRY: Final = 0.25  # seconds
 REQUESTS: Final = (AppendEntries, RequestVote, ReadIndexRequest, TimeoutNow, ForwardProposals)
 DIRECTORY: Final = "/node"
-
-
-class WouldWait(AssertionError):
-    """A thread would wait here. The simulation sees to it that none has to."""
-
-
-class SimulatedCondition(MonitorCondition):
-    """Remembers that it was notified."""
-
-    def __init__(self, monitor: Monitor) -> None:
-        self._monitor = monitor
-        self.notified = False
-
-    def wait_until(self, deadline: float) -> None:
-        raise WouldWait
-
-    def notify(self) -> None:
-        self.notified = True
-
-    def take(self) -> bool:
-        notified, self.notified = self.notified, False
-        return notified
-
-
-class SimulatedMonitor(Monitor):
-    """A monitor for one thread; entering it twice is an error, as with the real one."""
-
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self.monotonic = monotonic
-        self._is_held = False
-
-    def __enter__(self) -> Monitor:
-        if self._is_held:
-            raise AssertionError("the monitor is entered twice")
-        self._is_held = True
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._is_held = False
-
-    def condition(self) -> MonitorCondition:
-        return SimulatedCondition(self)
-
-    def assert_held(self) -> None:
-        if not self._is_held:
-            raise AssertionError("the monitor is not held")
 
 
 class SimulatedNode:
@@ -123,6 +73,7 @@ class SimulatedNode:
         self.wall_error = 0.0  # seconds by which this node's wall clock is wrong
         self.is_up = False
         self.is_wiped = False
+        self.is_damaged = False  # a bit on its disk was flipped: it may find out, at once or later, and must then stop
         self.lives = 0  # raised by each start and each crash: events of an earlier life are void
         self.paused_until = 0.0
         self.busy_until = 0.0
@@ -152,7 +103,8 @@ class SimulatedNode:
             self._end(f"storage failed at start-up: {error}")
             return
         except StorageError as error:
-            raise Violation("a disk that only lost unsynced data is accepted", f"{self.node_id}: {error}") from error
+            self._refuse_disk(error)
+            return
         self.is_up = True
         simulation.trace("start", self.node_id, self.raft.log.last_index)
         simulation.safety.check_restart(self.raft, self.machine.last_applied, self.machine.last_applied_term)
@@ -222,11 +174,22 @@ class SimulatedNode:
             self.disk.kill()
         self.simulation.node_ended(self, power)
 
+    def _refuse_disk(self, error: StorageError) -> None:
+        """Storage says that its files are damaged. Where they are, its operator gives it an empty disk."""
+        if not self.is_damaged:
+            raise Violation("a disk that only lost unsynced data is accepted", f"{self.node_id}: {error}") from error
+        self.simulation.count("damage found")
+        if self.is_up:
+            self.crash(power=True)
+        else:
+            self._end(f"damaged: {error}")
+        self.wipe()
+
     def wipe(self) -> None:
         """The machine came back with an empty disk, under its old name (rule 4 of the design)."""
         self.disk = SimulatedDisk(self.rng)
         self.machine = KeyValueMachine()
-        self.is_wiped = True
+        self.is_wiped, self.is_damaged = True, False
         self.simulation.safety.forget(self.node_id)
 
     def act(self, action: Callable[[], None]) -> None:
@@ -240,6 +203,8 @@ class SimulatedNode:
             # The process stops, as it must; its machine may go on.
             self.simulation.trace("storage failed", self.node_id, str(error))
             self.crash(power=self.rng.random() < 0.5)
+        except LogDamaged as error:
+            self._refuse_disk(error)
 
     # Time
 

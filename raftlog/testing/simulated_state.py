@@ -1,11 +1,61 @@
-"""The monitor of a simulated node: the real one, with the simulation's wall clock."""
+"""The monitor of a simulated node: the real ConsensusState, with the simulation's clocks and without threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import TracebackType
 
 from raftlog.consensus.messages import RaftMessage
 from raftlog.runtime.consensus_state import ConsensusState
+from raftlog.runtime.monitor import Monitor, MonitorCondition
+
+
+class WouldWait(AssertionError):
+    """A thread would wait here. The simulation sees to it that none has to."""
+
+
+class SimulatedCondition(MonitorCondition):
+    """Remembers that it was notified."""
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+        self.notified = False
+
+    def wait_until(self, deadline: float) -> None:
+        raise WouldWait
+
+    def notify(self) -> None:
+        self.notified = True
+
+    def take(self) -> bool:
+        notified, self.notified = self.notified, False
+        return notified
+
+
+class SimulatedMonitor(Monitor):
+    """A monitor for one thread; entering it twice is an error, as with the real one."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self._is_held = False
+
+    def __enter__(self) -> Monitor:
+        if self._is_held:
+            raise AssertionError("the monitor is entered twice")
+        self._is_held = True
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._is_held = False
+
+    def condition(self) -> MonitorCondition:
+        return SimulatedCondition(self)
+
+    def assert_held(self) -> None:
+        if not self._is_held:
+            raise AssertionError("the monitor is not held")
 
 
 class SimulatedState(ConsensusState):

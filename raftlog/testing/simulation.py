@@ -229,6 +229,7 @@ class Simulation:
             disk = node.disk
             disk.fail_syncs, disk.latency, disk.free_bytes = False, 0.0, UNLIMITED
             disk.crash_at_call(0)
+            disk.tear_next_write = False
             node.clock.change(self.now, rate=1.0)
             node.paused_until = min(node.paused_until, self.now)
             if not node.is_up:

@@ -1,14 +1,21 @@
 """The checks can fail: each known bug is found by the simulation (raftlog/testing/known_bugs.py)."""
 
+from pathlib import Path
+
 import pytest
 
-from raftlog.testing.mutations import MAX_SEEDS, MUTATIONS, first_seed, mutated, recorded
+from raftlog.testing.mutations import MAX_SEEDS, MUTATIONS, first_seed, markdown, mutated, recorded
 from raftlog.testing.simulation import Options, simulate
 
 
 def test_every_mutation_has_a_recorded_seed_below_the_limit():
     assert set(recorded()) == set(MUTATIONS)
     assert all(entry["seed"] < MAX_SEEDS for entry in recorded().values())
+
+
+def test_the_table_in_the_docs_is_the_recorded_one():
+    """After a search: python -m raftlog.testing.mutations --markdown, into docs/safety.md."""
+    assert markdown() in (Path(__file__).parents[2] / "docs" / "safety.md").read_text()
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

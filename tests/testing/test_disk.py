@@ -87,6 +87,34 @@ def test_power_is_lost_in_the_call_that_was_named():
         file.pwrite(b"2", 0)
 
 
+def test_a_torn_write_leaves_some_of_its_sectors():
+    outcomes = set()
+    for seed in range(40):
+        disk, file = disk_with(seed)
+        disk.tear_next_write = True
+        file.pwrite(b"1" * 512, 0)
+        file.sync()
+        with pytest.raises(Crashed):
+            file.pwrite(b"x" * 1024, 1024)
+        content = after_crash(disk)
+        assert content[:512] == b"1" * 512
+        outcomes.add((content[1024], content[1536]))
+    assert len(outcomes) == 4
+
+
+def test_damage_flips_one_bit_of_what_was_written():
+    for seed in range(20):
+        disk, file = disk_with(seed)
+        file.pwrite(b"x" * 700, 0)
+        file.sync()
+        before = file.pread(4096, 0)
+        disk.crash()
+        assert disk.damage(random.Random(seed))
+        after = disk.open("/node/a").pread(4096, 0)
+        changed = [(one ^ other).bit_count() for one, other in zip(before, after, strict=True)]
+        assert sum(changed) == 1
+
+
 def test_a_full_disk_takes_nothing_that_grows_and_says_enospc():
     disk, file = disk_with(1)
     disk.free_bytes = 100
