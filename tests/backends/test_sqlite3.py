@@ -148,6 +148,13 @@ def test_foreign_key_checks_switched_off_travel_with_the_entry(database):
     database.assert_equal()
 
 
+def test_inside_a_transaction_foreign_key_checks_cannot_be_switched_off(database):
+    with pytest.raises(IntegrityError), transaction.atomic(ALIAS):  # noqa: PT012 (one block is what is tested)
+        assert not database.connection.disable_constraint_checking()
+        database.run("INSERT INTO child (parent_id) VALUES (77)")
+    assert database.run("PRAGMA foreign_keys") == [(1,)]
+
+
 def test_cascades_of_sqlite_itself_are_captured(database):
     database.script(
         "CREATE TABLE leaf (id integer PRIMARY KEY, p integer REFERENCES parent (id) ON DELETE CASCADE);"

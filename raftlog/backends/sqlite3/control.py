@@ -94,7 +94,8 @@ class Control(Transaction):
                 _execute(cursor, sql, parameters)
             return
         self._raise_if_dead()
-        if self.state is State.BEGUN and info.kind is Kind.READ:
+        if self.state is State.BEGUN:
+            # A PRAGMA too: inside a transaction `foreign_keys = OFF` must do nothing, as Django expects.
             self._open_snapshot()
         self.authorizer.preparing = info
         self.authorizer.refusal = ""
