@@ -103,7 +103,6 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the table of docs/safety.md")
     parser.add_argument("names", nargs="*", help="only these")
     options = parser.parse_args(arguments)
-    logging.getLogger("raftlog").setLevel(logging.CRITICAL)  # what simulated nodes log is meant
     if options.markdown:
         out.write(markdown())
         return 0
@@ -132,4 +131,5 @@ from raftlog.testing import known_bugs  # noqa: E402, F401  fills the registry
 if __name__ == "__main__":
     from raftlog.testing import mutations
 
+    logging.getLogger("raftlog").setLevel(logging.CRITICAL)  # what simulated nodes log is meant
     sys.exit(mutations.main())

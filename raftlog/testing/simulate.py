@@ -33,7 +33,6 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
         for name in MUTATIONS:
             out.write(f"{name}\n")
         return 0
-    _be_quiet()
     began = clock.monotonic()
     total = _Totals()
     failures: list[Report] = []
@@ -109,13 +108,13 @@ def _mutation(name: str | None) -> Any:
     return mutated(name) if name else nullcontext()
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """What a node of the simulation logs (its disk is full, say) is meant; violations are reported."""
     logging.getLogger("raftlog").setLevel(logging.CRITICAL)
 
 
 def _begin_worker(mutation: str | None) -> None:
-    _be_quiet()
+    be_quiet()
     if mutation:
         mutated(mutation).__enter__()  # for the life of this process
 
@@ -227,4 +226,5 @@ def _shrunk_text(report: Report, smaller: Report, mutation: str) -> str:
 
 
 if __name__ == "__main__":
+    be_quiet()
     sys.exit(main())
