@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import queue
 import random
 import signal
 import ssl
@@ -13,9 +14,22 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from django.dispatch import Signal
+
 import raftlog
+from raftlog import signals
 from raftlog.conf import Settings, load_settings
 from raftlog.consensus.configuration import Configuration, Server
+from raftlog.consensus.events import (
+    BecameCandidate,
+    BecameFollower,
+    BecameLeader,
+    BecamePreCandidate,
+    ConfigurationChanged,
+    Event,
+    LeaderFound,
+    SteppedDown,
+)
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
@@ -65,6 +79,10 @@ class Node:
         self._channel_factory = channel_factory
         self._storage: Storage
         self._started_at = clock.monotonic()
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._event_thread = threading.Thread(
+            target=self._send_signals, name=f"raftlog-{settings.node_id}-events", daemon=True
+        )
 
     def start(self) -> None:
         """Open the folder, check that folder and database belong together, start the threads.
@@ -84,6 +102,7 @@ class Node:
         except BaseException:
             self._storage.close()
             raise
+        self._event_thread.start()
         self.service.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
@@ -91,6 +110,8 @@ class Node:
         unfinished = self.service.stop(timeout)
         if unfinished:
             logger.error("these threads did not end within %g s: %s", timeout, ", ".join(unfinished))
+        self._events.put(None)
+        self._event_thread.join(timeout)
         self._storage.close()
 
     @property
@@ -153,6 +174,7 @@ class Node:
             max_payload_bytes=settings.max_transaction_bytes,
             peers=[node_id for node_id in settings.members if node_id != settings.node_id],
             rng=rng,
+            on_event=self._events.put,
             on_applied=self._pin_cluster_id,
         )
 
@@ -176,6 +198,17 @@ class Node:
     def _is_leader(self) -> bool:
         return self.service.state.raft.role is Role.LEADER
 
+    def _send_signals(self) -> None:
+        """Body of the event thread: what the core tells becomes Django signals, outside every other thread's way."""
+        leader = ("", 0)
+        while (event := self._events.get()) is not None:
+            if isinstance(event, ConfigurationChanged):
+                send(signals.membership_changed, sender=self, configuration=event.configuration, index=event.index)
+            now = leader_after(event, self.settings.node_id)
+            if now is not None and now != leader:
+                leader = now
+                send(signals.leader_changed, sender=self, leader_id=now[0], term=now[1])
+
     def _pin_cluster_id(self, applied_index: int) -> None:
         """Write the cluster id into the folder once the entry that carries it is committed and applied."""
         metadata = self._storage.metadata
@@ -189,6 +222,24 @@ class Node:
 
 
 # Pieces
+
+
+def leader_after(event: Event, node_id: str) -> tuple[str, int] | None:
+    """(leader id, term) that this server knows after `event`; None where the event does not say."""
+    if isinstance(event, BecameLeader):
+        return node_id, event.term
+    if isinstance(event, LeaderFound | BecameFollower):
+        return event.leader_id, event.term
+    if isinstance(event, SteppedDown | BecamePreCandidate | BecameCandidate):
+        return "", event.term
+    return None
+
+
+def send(signal: Signal, **arguments: Any) -> None:
+    """What a receiver raises is logged and harms nobody else."""
+    for receiver, answer in signal.send_robust(**arguments):
+        if isinstance(answer, Exception):
+            logger.error("receiver %r of a signal failed: %s", receiver, answer, exc_info=answer)
 
 
 def raft_settings(settings: Settings) -> RaftSettings:
