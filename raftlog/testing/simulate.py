@@ -17,7 +17,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any, TextIO
 
 from raftlog.runtime import clock
@@ -113,10 +113,13 @@ def be_quiet() -> None:
     logging.getLogger("raftlog").setLevel(logging.CRITICAL)
 
 
+# Keeps a worker's mutation switched on: the context manager undoes it when nothing refers to it any more.
+_for_life = ExitStack()
+
+
 def _begin_worker(mutation: str | None) -> None:
     be_quiet()
-    if mutation:
-        mutated(mutation).__enter__()  # for the life of this process
+    _for_life.enter_context(_mutation(mutation))
 
 
 class _Totals:

@@ -1,10 +1,12 @@
 """The checks can fail: each known bug is found by the simulation (raftlog/testing/known_bugs.py)."""
 
+import io
 from pathlib import Path
 
 import pytest
 
 from raftlog.testing.mutations import MAX_SEEDS, MUTATIONS, first_seed, markdown, mutated, recorded
+from raftlog.testing.simulate import main
 from raftlog.testing.simulation import Options, simulate
 
 
@@ -35,3 +37,12 @@ def test_a_mutation_is_switched_off_again():
     with mutated("no-dedup"):
         assert simulate(Options(2)).trace_hash != ""
     assert simulate(Options(2)).trace_hash == before
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_the_command_line_finds_a_mutation_in_its_own_process_and_in_workers(jobs):
+    seed = str(recorded()["commit-older-term"]["seed"])
+    seeds = f"{seed}-{int(seed) + 1}"
+    arguments = ["--seeds", seeds, "--nodes", "5", "--jobs", jobs]
+    assert main([*arguments, "--mutation", "commit-older-term"], out=io.StringIO()) == 1
+    assert main(arguments, out=io.StringIO()) == 0
