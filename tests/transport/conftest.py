@@ -128,6 +128,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     now = datetime.datetime.now(datetime.UTC)
     files: dict[str, str] = {}
 
+    def key_usage(*, signs: bool) -> x509.KeyUsage:
+        return x509.KeyUsage(not signs, False, False, False, False, signs, signs, False, False)
+
     def make(name: str, issuer: x509.Name | None, signer: Any) -> tuple[x509.Name, Any]:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
@@ -144,6 +147,12 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
             )
         )
+        # Python 3.13 verifies strictly (RFC 5280): key identifiers, and what a CA's key is for.
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        issuing_key = (signer or key).public_key()
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing_key), critical=False
+        ).add_extension(key_usage(signs=issuer is None), critical=True)
         certificate = builder.sign(signer or key, hashes.SHA256())
         for kind, data in (
             ("certificate", certificate.public_bytes(serialization.Encoding.PEM)),
