@@ -405,7 +405,7 @@ def _check_tls(settings: Settings, report: Report) -> None:
     certificate = ("TLS_CERTIFICATE", settings.tls_certificate)
     key = ("TLS_KEY", settings.tls_key)
     for name, path in (certificate, key, ("TLS_CA", settings.tls_ca)):
-        if path is not None and not path.is_file():
+        if path is not None and not os.path.isfile(path):
             report("E010", name, f"RAFTLOG[{name!r}] is {path}, which is no file.", "Give the path of a PEM file.")
         if path is None and name != "TLS_CA" and settings.uses_tls:
             report("E010", name, f"A wss:// address needs RAFTLOG[{name!r}].", "Give the path of a PEM file.")

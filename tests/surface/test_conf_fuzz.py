@@ -1,6 +1,6 @@
 """Whatever stands in RAFTLOG, reading it ends with settings or with problems that name their key."""
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raftlog import conf
@@ -25,6 +25,7 @@ VALUES = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), SCALARS, st.lists(SCALARS, max_size=2)))
+@example({"TLS_CA": "é" * 300})  # longer than a file's name may be
 def test_any_settings_give_settings_or_named_problems(raw):
     problems = conf.find_problems(raw)
     for problem in problems:
