@@ -260,17 +260,19 @@ class _Reader:
             return {}
         if not members:
             self.problem("E003", "MEMBERS", "RAFTLOG['MEMBERS'] must not be empty.", "Leave it out for one node.")
+        usable: dict[str, str] = {}
         for node_id, address in members.items():
             if not isinstance(node_id, str) or not node_id or not isinstance(address, str):
                 message = f"RAFTLOG['MEMBERS'] must map node ids to addresses; it holds {node_id!r}: {_shown(address)}."
                 self.problem("E003", "MEMBERS", message, "Write {'a': 'ws://10.0.0.1:8000', …}.")
             else:
                 self._check_address("MEMBERS", address, f"RAFTLOG['MEMBERS'][{node_id!r}]")
-        repeated = {address for address in members.values() if list(members.values()).count(address) > 1}
-        for address in sorted(map(str, repeated)):
+                usable[node_id] = address
+        addresses = list(usable.values())
+        for address in sorted({address for address in addresses if addresses.count(address) > 1}):
             message = f"RAFTLOG['MEMBERS'] gives the address {address} to more than one node."
             self.problem("E007", "MEMBERS", message, "Give each node an address of its own.")
-        return dict(members)
+        return usable
 
     def _address(self, node_id: str, members: dict[str, str]) -> str:
         listed = members.get(node_id)

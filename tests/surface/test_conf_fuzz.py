@@ -23,8 +23,10 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.one_of(st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5), SCALARS, st.lists(SCALARS, max_size=2)))
+@example({"ADDRESS": None, "BIND": None, "MEMBERS": {0: None}})
+@example({"MEMBERS": {"a": [], "b": []}})
 @example({"TLS_CA": "é" * 300})  # longer than a file's name may be
 def test_any_settings_give_settings_or_named_problems(raw):
     problems = conf.find_problems(raw)
@@ -38,7 +40,7 @@ def test_any_settings_give_settings_or_named_problems(raw):
         assert read.heartbeat_interval <= read.election_timeout / 3
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.text(max_size=40))
 def test_any_address_is_parsed_or_refused_with_a_reason(text):
     try:
