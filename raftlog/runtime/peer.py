@@ -78,13 +78,12 @@ class PeerThread:
                 logger.info("%s cannot connect to %s: %s", state.raft.node_id, self.peer, reason)
                 self.last_error = reason
             with state.monitor:
-                pause = self._backoff * (0.5 + self._jitter() / 2)
-                self._backoff = min(self._backoff * 2, MAX_BACKOFF)
-                self._pause(pause)
+                self._back_off()
             return
         with state.monitor:
             if not self._channel.is_connected:
-                return  # it ended already, and on_close found nothing to end
+                self._back_off()  # it ended already, and on_close found nothing to end
+                return
             self.connected = True
             self.last_error = ""
             self._backoff = FIRST_BACKOFF
@@ -94,10 +93,11 @@ class PeerThread:
         logger.info("%s is connected to %s", state.raft.node_id, self.peer)
         run(afterwards)
 
-    def _pause(self, seconds: float) -> None:
-        """Wait for the next attempt; only retry_now() and a stop end it early. Monitor: held."""
+    def _back_off(self) -> None:
+        """Wait for the next attempt, longer each time; only retry_now() and a stop end it early. Monitor: held."""
         state = self._state
-        self._retry_at = state.monitor.monotonic() + seconds
+        self._retry_at = state.monitor.monotonic() + self._backoff * (0.5 + self._jitter() / 2)
+        self._backoff = min(self._backoff * 2, MAX_BACKOFF)
         while not state.stopping and state.monitor.monotonic() < self._retry_at:
             self._work.wait_until(self._retry_at)
 

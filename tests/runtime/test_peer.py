@@ -78,3 +78,20 @@ def test_a_peer_that_has_connected_is_tried_at_once(thread, monitor, channel):
     assert channel.attempts == 2
     assert monitor.now == 0.0
     assert monitor.waited_for[1] == pytest.approx(FIRST_BACKOFF)
+
+
+def test_a_connection_that_ended_while_it_was_made_is_no_reason_to_hurry(thread, monitor, channel):
+    """Accepted and closed at once, again and again: the pause grows as for a refusal."""
+
+    def connect():
+        channel.attempts += 1
+
+    def time_is_over():
+        monitor.now = monitor.waited_for[-1]
+
+    channel.connect = connect
+    monitor.steps = [time_is_over, time_is_over, lambda: stop(thread)]
+    thread.main(lambda doing: None)
+    assert channel.attempts == 3
+    assert monitor.waited_for == pytest.approx([FIRST_BACKOFF, 3 * FIRST_BACKOFF, 7 * FIRST_BACKOFF])
+    assert not thread.connected
