@@ -38,6 +38,10 @@ class Overloaded(NotProposed):
         super().__init__(message)
 
 
+class ConfigurationChangeRefused(NotProposed):
+    """The members were not changed; the text says why: another change is under way or was first, or it cannot be."""
+
+
 class PayloadTooLarge(NotProposed):
     """A command is larger than a limit. Nothing was done."""
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftlog.consensus import reads, roles
+from raftlog.consensus import membership, reads, roles
+from raftlog.consensus.configuration import Server
 from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
 from raftlog.consensus.events import IncarnationMismatch, LogTruncated
 from raftlog.consensus.log import FetchEntries, kind_of
@@ -66,7 +67,7 @@ def next_append_entries(
 ) -> AppendEntries | FetchEntries | None:
     """What is due to `peer`: entries, else a newer commit index, else a heartbeat; `urgent`: no entries."""
     progress = state.progress.get(peer)
-    if progress is None:
+    if progress is None or membership.let_go(state, peer, now):
         return None
     if now >= progress.retry_at:
         progress.on_retry_deadline()
@@ -163,8 +164,13 @@ def _build(
         entries=entries,
         leader_commit=leader_commit,
         round=leadership.round,
-        recipient_incarnation=state.configuration.servers[peer].incarnation,
+        recipient_incarnation=member(state, peer).incarnation,
     )
+
+
+def member(state: ServerState, peer: str) -> Server:
+    """A server that this leader sends the log to."""
+    return state.configuration.servers.get(peer) or _leadership(state).leaving[peer]
 
 
 # The leader: what comes back
@@ -190,6 +196,8 @@ def on_append_entries_response(state: ServerState, message: AppendEntriesRespons
         _on_success(state, progress, message, now)
     else:
         progress.on_refused(message.match_index, _next_index_after_refusal(state, message))
+    if state.leadership is not None:
+        membership.after_response(state, message.sender, now)
 
 
 def _on_success(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> None:
@@ -230,6 +238,7 @@ def advance_commit_index(state: ServerState, now: float) -> None:
     while uncommitted and uncommitted[0][0] <= index:
         leadership.uncommitted_bytes -= uncommitted.popleft()[1]
     reads.confirm_reads(state, now)
+    membership.advance(state, now)
 
 
 def _leadership(state: ServerState) -> Leadership:
@@ -266,6 +275,7 @@ def receive_append_entries(state: ServerState, message: AppendEntries, now: floa
     # 5. "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)"
     last_new_index = max(entries.last_index, prev_log_index)
     state.commit_index = max(state.commit_index, min(message.leader_commit, last_new_index))
+    membership.notice_removal(state)
     _acknowledge(state, message, last_new_index)
 
 

@@ -27,6 +27,8 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     1. `voters`, `outgoing` and `learners` are sorted and without repeats, and each is a key of `servers`.
     2. No learner is a voter (incoming or outgoing); every server has one of the three parts.
     3. `outgoing` is empty except while the configuration is joint (Cold,new).
+    4. `goal_voters` are the voters of the configuration that a change is on its way to, `goal_members` all its
+       servers; both are empty except during a change, and set whenever it is joint.
     """
 
     cluster_id: str = ""  # 32 hex digits, drawn when the cluster is formed; "" before
@@ -34,6 +36,8 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     voters: tuple[str, ...] = ()
     outgoing: tuple[str, ...] = ()
     learners: tuple[str, ...] = ()
+    goal_voters: tuple[str, ...] = ()
+    goal_members: tuple[str, ...] = ()
 
     @property
     def is_joint(self) -> bool:
@@ -48,7 +52,7 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
 
     def check(self) -> None:
         """Raise InvalidEntry, naming the guarantee that does not hold."""
-        for name in ("voters", "outgoing", "learners"):
+        for name in ("voters", "outgoing", "learners", "goal_voters", "goal_members"):
             members = getattr(self, name)
             if list(members) != sorted(set(members)):
                 raise InvalidEntry(f"configuration.{name} {members!r} is not sorted or repeats a server")
@@ -58,6 +62,13 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
             raise InvalidEntry(f"{sorted(overlap)} are both learners and voters")
         if idle := set(self.servers) - self.all_voters - set(self.learners):
             raise InvalidEntry(f"{sorted(idle)} are neither voters nor learners")
+        if strangers := set(self.goal_voters) - set(self.goal_members):
+            raise InvalidEntry(f"{sorted(strangers)} are to vote, but not to be members")
+        if bool(self.goal_members) != bool(self.goal_voters) or (self.is_joint and self.voters != self.goal_voters):
+            raise InvalidEntry(
+                f"the voters are {self.voters!r} and the goal is {self.goal_voters!r} among {self.goal_members!r}: "
+                "a joint configuration is on its way to its voters"
+            )
 
 
 _encoder = msgspec.msgpack.Encoder()

@@ -157,3 +157,32 @@ class TransferAbandoned(Event):
 
     def __str__(self) -> str:
         return f"{self.to} did not take leadership over within an election timeout; still leads in term {self.term}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeAbandoned(Event):
+    """A change of the members is given up: these servers were to become voters."""
+
+    servers: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def is_warning(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return f"gives up to make voters of {', '.join(self.servers)} in term {self.term}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedFromCluster(Event):
+    """This server is not in the configuration that was committed at `index`: it has nothing to do any more."""
+
+    index: int = 0
+
+    @property
+    def is_warning(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return f"was removed from the cluster by the configuration at index {self.index}"

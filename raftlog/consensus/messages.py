@@ -40,6 +40,8 @@ class RequestVoteResponse(Message, frozen=True, tag="rvr"):
     log_is_empty: bool
     # Why it was refused, in words, for the log; "" when granted.
     reason: str
+    # Index of the committed configuration which the candidate is not in: it was removed. 0: it is in it.
+    removed_index: int = 0
 
 
 class AppendEntries(Message, frozen=True, tag="ae"):

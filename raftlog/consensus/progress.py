@@ -38,11 +38,15 @@ class Progress:
         "acked_round",
         "applied_index",
         "awaited_index",
+        "catch_up_began_at",
+        "catch_up_index",
         "inflight",
         "inflight_bytes",
+        "is_caught_up",
         "last_log_index",
         "last_sent_at",
         "match_index",
+        "moved_at",
         "next_index",
         "retry_at",
         "retry_doublings",
@@ -77,6 +81,12 @@ class Progress:
         # Newest round acknowledged, and when that round began: what check-quorum counts.
         self.acked_round = 0
         self.acked_at = now
+        # A learner that is to vote catches up in rounds (membership.py): up to which index the present one goes (0:
+        # none has begun), when it began, whether the last was short enough; and when match_index last rose.
+        self.catch_up_index = 0
+        self.catch_up_began_at = now
+        self.is_caught_up = False
+        self.moved_at = now
         # As the follower last told, for display.
         self.last_log_index = 0
         self.applied_index = 0
@@ -100,6 +110,7 @@ class Progress:
         rose = match_index > self.match_index
         if rose:
             self.match_index = match_index
+            self.moved_at = now
             self.retry_doublings = 0
             while self.inflight and self.inflight[0].last_index <= match_index:
                 self.inflight_bytes -= self.inflight.popleft().size
@@ -168,6 +179,10 @@ class Progress:
         if self.state is ProgressState.PROBE and round_ > self.inflight[-1].round + 1:
             return True
         return now >= self.waiting_since + retry_interval
+
+    def begin_catch_up_round(self, last_index: int, now: float) -> None:
+        self.catch_up_index = last_index
+        self.catch_up_began_at = now
 
     def _arm_retry(self, now: float, retry_interval: float) -> None:
         self.waiting_since = now

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from raftlog.consensus import append_entries, reads, request_vote, roles, timeout_now, timing
+from raftlog.consensus import append_entries, membership, reads, request_vote, roles, timeout_now, timing
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.entries import EntryBatch, EntryId
 from raftlog.consensus.events import Event
@@ -121,6 +121,7 @@ class Raft(ServerState):
         self.latest_now = now
         if self.role is Role.LEADER:
             timeout_now.give_up_transfer(self, now)
+            membership.advance(self, now)
             if now >= self.quorum_deadline:
                 reason = "no majority answered for an election timeout"
                 roles.become_follower(self, self.current_term, "", now, reason)
@@ -157,6 +158,19 @@ class Raft(ServerState):
     def request_read(self, request_id: int, now: float) -> None:
         """Ask for an index that is safe to read at (dissertation §6.4). The answer comes out of take_reads()."""
         reads.request_read(self, request_id, now)
+
+    def change_configuration(self, target: Configuration, based_on: int, now: float) -> EntryId:
+        """Begin to change the members (§6), as the leader. Raises NotLeader, ConfigurationChangeRefused, InvalidEntry.
+
+        based_on: index of the configuration in force from which `target` was made.
+        """
+        self.latest_now = now
+        return membership.change_configuration(self, target, based_on, now)
+
+    def abandon_change(self, now: float) -> None:
+        """Give up a change whose new voters still learn. Raises NotLeader, ConfigurationChangeRefused."""
+        self.latest_now = now
+        membership.abandon_change(self, now)
 
     def transfer_leadership(self, to: str, now: float) -> None:
         """Hand leadership to the voter `to`. Raises NotLeader, ValueError."""

@@ -7,7 +7,7 @@ otherwise never campaigns, and votes only where the candidate's configuration re
 
 from __future__ import annotations
 
-from raftlog.consensus import roles
+from raftlog.consensus import membership, roles
 from raftlog.consensus.events import ElectionLost, IncarnationMismatch, VoteGranted
 from raftlog.consensus.messages import RequestVote, RequestVoteResponse
 from raftlog.consensus.quorum import VoteResult, unanimous_result, vote_result
@@ -76,6 +76,7 @@ def request_vote_deadline(state: ServerState, peer: str) -> float:
 
 def on_request_vote_response(state: ServerState, message: RequestVoteResponse, now: float) -> None:
     """§5.2: count the vote; §5.1: a higher term ends the candidacy."""
+    membership.learn_removal(state, message.removed_index, now)
     is_first_election = state.candidacy.is_first_election if state.candidacy is not None else state.log.is_empty
     if not is_first_election and not has_recorded_incarnation(state, message.sender, message.incarnation):
         return
@@ -134,6 +135,8 @@ def _candidacy(state: ServerState) -> Candidacy:
 def has_recorded_incarnation(state: ServerState, peer: str, incarnation: str) -> bool:
     """Rule 4 of the design: another incarnation than the configuration records counts for nothing. Told once."""
     server = state.configuration.servers.get(peer)
+    if server is None and state.leadership is not None:
+        server = state.leadership.leaving.get(peer)
     if server is None:
         return False
     if server.incarnation == incarnation:
@@ -168,6 +171,7 @@ def receive_request_vote(state: ServerState, message: RequestVote, now: float) -
             incarnation=state.incarnation,
             log_is_empty=state.log.is_empty,
             reason=reason,
+            removed_index=membership.removed_index(state, message.sender),
         )
     )
 

@@ -19,7 +19,7 @@ from raftlog.consensus.events import (
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import INFINITY, Candidacy, Leadership, ServerState
 from raftlog.consensus.state import Role
-from raftlog.consensus.timing import may_campaign, reset_election_deadline
+from raftlog.consensus.timing import may_campaign, recount_quorum, reset_election_deadline
 
 # Figure 4, with pre-candidates. A candidate without pre-vote is one whom the leader told to take over (TimeoutNow).
 LEGAL_MOVES: Final = {
@@ -127,8 +127,6 @@ def become_leader(state: ServerState, now: float) -> None:
     state.leadership.uncommitted.append((first_own_index, size))
     state.leadership.uncommitted_bytes += size
     refresh_configuration(state, now)
-    if state.configuration.all_voters == {state.node_id}:
-        state.leadership.quorum_acked_at = INFINITY
 
 
 def first_configuration(state: ServerState, candidacy: Candidacy) -> Configuration:
@@ -147,18 +145,27 @@ def refresh_configuration(state: ServerState, now: float) -> None:
     index, configuration = state.log.configuration
     if index == 0 and state.log.is_empty and state.first_members is not None:
         configuration = state.first_members
-    if index != state.configuration_index or configuration != state.configuration:
+    before = state.configuration
+    if index != state.configuration_index or configuration != before:
         state.configuration_index = index
         state.configuration = configuration
         if index:
             state.events.append(ConfigurationChanged(state.current_term, index, configuration))
     if state.role is Role.LEADER:
-        _refresh_progress(state, now)
+        _refresh_progress(state, before, now)
+        recount_quorum(state)
     elif may_campaign(state) != (state.election_deadline < INFINITY):
         reset_election_deadline(state, now)
 
 
-def _refresh_progress(state: ServerState, now: float) -> None:
-    peers = [node_id for node_id in sorted(state.configuration.servers) if node_id != state.node_id]
+def _refresh_progress(state: ServerState, before: Configuration, now: float) -> None:
+    leadership = state.leadership
+    assert leadership is not None
+    servers, leaving = state.configuration.servers, leadership.leaving
+    leaving.update({node_id: server for node_id, server in before.servers.items() if node_id in state.progress})
+    for node_id in servers.keys() & leaving.keys():
+        del leaving[node_id]
+    leadership.leaving_until = now + 2 * state.settings.election_timeout
+    peers = [node_id for node_id in sorted(servers.keys() | leaving.keys()) if node_id != state.node_id]
     # The newest entry, the no-op or the configuration itself, is what a peer without progress is probed with.
     state.progress = {peer: state.progress.get(peer) or Progress(state.log.last_index, now) for peer in peers}

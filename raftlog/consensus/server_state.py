@@ -10,7 +10,7 @@ import random
 from collections import deque
 from typing import NamedTuple
 
-from raftlog.consensus.configuration import Configuration
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.events import Event
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import AppendEntriesResponse, RaftMessage
@@ -52,6 +52,8 @@ class Leadership:
 
     __slots__ = (
         "first_own_index",
+        "leaving",
+        "leaving_until",
         "quorum_acked_at",
         "read_round",
         "reads_confirmed",
@@ -88,6 +90,10 @@ class Leadership:
         self.transfer_to = ""
         self.transfer_deadline = INFINITY
         self.timeout_now_sent = False
+        # Servers that the newest configuration does not have any more, with the incarnations that they had: they are
+        # sent the log until they know that entry committed, or for two election timeouts (membership.py).
+        self.leaving: dict[str, Server] = {}
+        self.leaving_until = now
 
 
 class ServerState:
@@ -148,6 +154,8 @@ class ServerState:
         # Changes: roles.refresh_configuration().
         self.configuration = Configuration()
         self.configuration_index = 0
+        # It is committed that this server is no member any more. Changes: membership.py. Invariant: stays true.
+        self.is_removed = False
 
         # Time-driven rules (timing.py)
 

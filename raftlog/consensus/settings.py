@@ -18,6 +18,8 @@ class RaftSettings:
     heartbeat_interval: float = 0.1
     # How long a newer commit_index may wait for entries to travel with, to a follower that nobody waits on.
     commit_delay: float = 0.0
+    # A server that is to become a voter, and makes no progress for so long, is given up.
+    catch_up_timeout: float = 30.0
     # One AppendEntries holds at most so much. One larger entry still goes, alone.
     max_append_bytes: int = 256 * 1024
     max_append_entries: int = 8192

@@ -12,6 +12,8 @@ def may_campaign(state: ServerState) -> bool:
 
     With an empty log only a first member of a new cluster may (rule 4 of the design).
     """
+    if state.is_removed:
+        return False
     if state.log.is_empty:
         return state.first_members is not None and state.node_id in state.first_members.voters
     configuration = state.configuration
@@ -89,10 +91,16 @@ def count_acknowledged_round(state: ServerState, peer: str, round_: int) -> bool
         return False
     progress.acked_round = round_
     progress.acked_at = max(progress.acked_at, leadership.rounds.get(round_, progress.acked_at))
+    recount_quorum(state)
+    return True
+
+
+def recount_quorum(state: ServerState) -> None:
+    """An acknowledgement or the configuration is new: since when is a majority known to follow?"""
+    assert state.leadership is not None
     times = {other: each.acked_at for other, each in state.progress.items()}
     times[state.node_id] = INFINITY
-    leadership.quorum_acked_at = majority_value(state.configuration, times, float("-inf"))
-    return True
+    state.leadership.quorum_acked_at = majority_value(state.configuration, times, float("-inf"))
 
 
 def quorum_round(state: ServerState) -> int:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import HardState, Role
-from raftlog.exceptions import NotLeader, Overloaded
+from raftlog.exceptions import ConfigurationChangeRefused, NotLeader, Overloaded
 from tests.consensus.cluster import Cluster, command
 
 SMALL = RaftSettings(
@@ -163,19 +165,19 @@ class Chaos(Cluster):
         self.do(self.any_node(), lambda raft: raft.applied_to(min(raft.commit_index, raft.log.stable_index)))
 
     def disturb(self) -> None:
-        action = self.chance.choice(
-            [
-                self.part,
-                self.part,
-                self.cut_one_way,
-                self.heal,
-                self.crash_one,
-                self.crash_all,
-                self.blip,
-                self.transfer,
-            ]
-        )
-        action()
+        self.chance.choice(self.disturbances())()
+
+    def disturbances(self) -> list[Callable[[], None]]:
+        return [
+            self.part,
+            self.part,
+            self.cut_one_way,
+            self.heal,
+            self.crash_one,
+            self.crash_all,
+            self.blip,
+            self.transfer,
+        ]
 
     def part(self) -> None:
         ids = self.chance.sample(sorted(self.disks), len(self.disks))
@@ -207,8 +209,10 @@ class Chaos(Cluster):
     def transfer(self) -> None:
         for node_id, raft in self.rafts.items():
             if raft.role is Role.LEADER:
-                to = self.chance.choice([each for each in self.disks if each != node_id])
-                self.do(node_id, lambda raft, to=to: raft.transfer_leadership(to, self.now))
+                others = sorted(raft.configuration.all_voters - {node_id})
+                if others:
+                    to = self.chance.choice(others)
+                    self.do(node_id, lambda raft, to=to: raft.transfer_leadership(to, self.now))
                 return
 
     # Before and afterwards
@@ -244,6 +248,38 @@ class Chaos(Cluster):
         self.after(node_id)
 
 
+class Moving(Chaos):
+    """Its members change, too: any of them may vote, learn, or not belong to it."""
+
+    def __init__(self, *node_ids: str, seed: int) -> None:
+        super().__init__(*node_ids, seed=seed)
+        self.changes = 0
+
+    def disturbances(self) -> list[Callable[[], None]]:
+        return [*super().disturbances(), *[self.change_members] * 8]
+
+    def change_members(self) -> None:
+        ids = self.chance.sample(sorted(self.disks), len(self.disks))
+        split = self.chance.randint(1, len(ids))
+        self.change_to(ids[:split], ids[split:])
+
+    def change_to(self, voters: list[str], learners: list[str]) -> None:
+        for node_id, raft in self.rafts.items():
+            if raft.role is Role.LEADER:
+                try:
+                    self.do(node_id, lambda raft: self._change(raft, voters, learners))
+                    self.changes += 1
+                except (ConfigurationChangeRefused, NotLeader):
+                    pass
+
+    def _change(self, raft: Raft, voters: list[str], learners: list[str]) -> None:
+        servers = {each: Server(f"{each}:1", self.disks[each].incarnation) for each in (*voters, *learners)}
+        target = Configuration(
+            raft.configuration.cluster_id, servers, tuple(sorted(voters)), (), tuple(sorted(learners))
+        )
+        raft.change_configuration(target, raft.configuration_index, self.now)
+
+
 def check_recovery(cluster: Chaos) -> None:
     committed_before = len(cluster.history.committed_terms)
     cluster.recover()
@@ -266,6 +302,23 @@ def run_chaos(*node_ids: str, seed: int, steps: int) -> Chaos:
     for _ in range(steps):
         cluster.step()
     return cluster
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_members_that_change_keep_every_promise_and_recover(seed):
+    """A change that is under way at the end is completed or given up, and another one brings everybody back."""
+    cluster = Moving("a", "b", "c", "d", seed=seed)
+    cluster.form()
+    for _ in range(3000):
+        cluster.step()
+    for _ in range(20):
+        cluster.recover()
+        if cluster.leader.configuration.all_voters == set("abcd") and not cluster.leader.configuration.is_joint:
+            break
+        cluster.change_to(list("abcd"), [])
+    check_recovery(cluster)
+    assert cluster.leader.configuration.voters == tuple("abcd")
+    assert cluster.leader.configuration.goal_voters == ()
 
 
 @pytest.mark.parametrize("seed", range(16))

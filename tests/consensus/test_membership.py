@@ -1,0 +1,263 @@
+"""Changes of the members (paper §6; dissertation §4.2): learners, joint consensus, removal."""
+
+import pytest
+
+from raftlog.consensus.configuration import Configuration, Server
+from raftlog.consensus.events import ChangeAbandoned, RemovedFromCluster
+from raftlog.consensus.messages import AppendEntries
+from raftlog.consensus.state import Role
+from raftlog.exceptions import ConfigurationChangeRefused, NotLeader
+from tests.consensus.cluster import Cluster, Disk
+
+
+def target(*voters, learners=(), address="{}:1"):
+    servers = {each: Server(address.format(each), f"folder-{each}") for each in (*voters, *learners)}
+    return Configuration("c" * 32, servers, tuple(sorted(voters)), (), tuple(sorted(learners)))
+
+
+def cluster_of(*node_ids, leader="a", learners=()):
+    cluster = Cluster(*node_ids, formed=True, learners=learners)
+    cluster.elect(leader)
+    return cluster
+
+
+def add_host(cluster, node_id):
+    """A server with an empty folder comes up."""
+    cluster.disks[node_id] = Disk(node_id)
+    cluster.events[node_id], cluster.reads[node_id] = [], []
+    cluster.restart(node_id)
+
+
+def change(cluster, wanted, based_on=None):
+    leader = cluster.leader
+    index = leader.configuration_index if based_on is None else based_on
+    return cluster.do(leader.node_id, lambda raft: raft.change_configuration(wanted, index, cluster.now))
+
+
+def steps(cluster, node_id="a"):
+    """The configurations in a log, as (voters, outgoing, learners)."""
+    return [
+        ("".join(each.voters), "".join(each.outgoing), "".join(each.learners))
+        for _, each in cluster.rafts[node_id].log.configurations
+    ]
+
+
+CHANGES = [
+    # from, to, the configurations in between
+    ("a", "ab", [("a", "", ""), ("a", "", "b"), ("ab", "a", ""), ("ab", "", "")]),
+    ("abc", "abcd", [("abc", "", ""), ("abc", "", "d"), ("abcd", "abc", ""), ("abcd", "", "")]),
+    ("abc", "abcde", [("abc", "", ""), ("abc", "", "de"), ("abcde", "abc", ""), ("abcde", "", "")]),
+    ("abcd", "abc", [("abcd", "", ""), ("abc", "abcd", ""), ("abc", "", "")]),
+    ("abcde", "abc", [("abcde", "", ""), ("abc", "abcde", ""), ("abc", "", "")]),
+    ("abc", "ade", [("abc", "", ""), ("abc", "", "de"), ("ade", "abc", ""), ("ade", "", "")]),
+    ("ab", "a", [("ab", "", ""), ("a", "ab", ""), ("a", "", "")]),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "expected"), CHANGES)
+def test_every_change_goes_through_a_joint_configuration(before, after, expected):
+    cluster = cluster_of(*before)
+    for node_id in set(after) - set(before):
+        add_host(cluster, node_id)
+    change(cluster, target(*after))
+    cluster.run(1)
+    assert steps(cluster) == expected
+    cluster.propose("a", "one")
+    cluster.run(0.3)
+    for node_id in after:
+        assert cluster.rafts[node_id].commit_index == cluster.leader.log.last_index
+        assert cluster.rafts[node_id].configuration == target(*after)
+    for node_id in set(before) - set(after):
+        assert any(isinstance(event, RemovedFromCluster) for event in cluster.events[node_id])
+
+
+def test_a_leader_that_removes_itself_hands_over_first():
+    cluster = cluster_of(*"abc")
+    change(cluster, target("b", "c"))
+    cluster.run(1)
+    assert cluster.leader.node_id in "bc"
+    assert cluster.leader.configuration == target("b", "c")
+    assert cluster.rafts["a"].role is Role.FOLLOWER
+    cluster.run(3)
+    assert cluster.rafts["a"].is_removed
+    term = cluster.leader.current_term
+    cluster.run(3)
+    assert cluster.leader.current_term == term, "a removed server disturbs nobody"
+
+
+def test_learners_and_addresses_change_in_one_step():
+    cluster = cluster_of(*"abc")
+    add_host(cluster, "d")
+    change(cluster, target(*"abc", learners="d"))
+    cluster.run(0.5)
+    assert steps(cluster)[-1] == ("abc", "", "d")
+    assert cluster.rafts["d"].commit_index == cluster.leader.commit_index
+    moved = target(*"abc", learners="d", address="{}:2")
+    change(cluster, moved)
+    cluster.run(0.5)
+    assert all(raft.configuration == moved for raft in cluster.rafts.values())
+    assert len(steps(cluster)) == 3
+
+
+def test_a_voter_becomes_a_learner_and_a_voter_again():
+    cluster = cluster_of(*"abc")
+    change(cluster, target("a", "b", learners="c"))
+    cluster.run(0.5)
+    assert steps(cluster)[1:] == [("ab", "abc", ""), ("ab", "", "c")]
+    assert not cluster.rafts["c"].is_removed
+    change(cluster, target(*"abc"))
+    cluster.run(0.5)
+    assert steps(cluster)[-1] == ("abc", "", "")
+
+
+def test_a_new_server_that_is_down_costs_nothing_and_is_given_up():
+    cluster = cluster_of("a")
+    cluster.disks["b"] = Disk("b")
+    change(cluster, target("a", "b"))
+    cluster.propose("a", "one")
+    assert cluster.leader.commit_index == cluster.leader.log.last_index, "a learner is no part of the majority"
+    cluster.run(31)
+    assert steps(cluster) == [("a", "", ""), ("a", "", "b"), ("a", "", "")]
+    (event,) = [event for event in cluster.events["a"] if isinstance(event, ChangeAbandoned)]
+    assert "b made no progress for 30 s" in event.reason
+
+
+def test_a_change_can_be_given_up_while_its_servers_learn():
+    cluster = cluster_of(*"abc", learners="e")
+    cluster.disks["d"] = Disk("d")
+    change(cluster, target(*"abcd", learners="e"))
+    cluster.settle()
+    cluster.do("a", lambda raft: raft.abandon_change(cluster.now))
+    cluster.settle()
+    assert steps(cluster)[-1] == ("abc", "", "e")
+    with pytest.raises(ConfigurationChangeRefused, match="no change is under way"):
+        cluster.rafts["a"].abandon_change(cluster.now)
+
+
+def test_a_slow_server_is_promoted_only_after_a_short_round():
+    """Dissertation §4.2.1: a round that lasts longer than an election timeout does not count."""
+    cluster = cluster_of(*"abc")
+    add_host(cluster, "d")
+    cluster.cut("a", "d")
+    change(cluster, target(*"abcd"))
+    cluster.run(0.8)
+    cluster.heal()
+    while not cluster.rafts["a"].progress["d"].match_index:
+        cluster.run(0.01)
+    assert not cluster.leader.configuration.is_joint, "the first round took 0.8 s"
+    cluster.run(0.5)
+    assert steps(cluster)[-1] == ("abcd", "", "")
+
+
+@pytest.mark.parametrize("lost_after", ["learners", "joint"])
+def test_a_new_leader_completes_the_change(lost_after):
+    cluster = cluster_of(*"abc")
+    add_host(cluster, "d")
+    if lost_after == "learners":
+        cluster.cut("a", "d")
+    change(cluster, target(*"abd"))
+    while not cluster.rafts["b"].configuration.goal_voters or (
+        lost_after == "joint" and not cluster.rafts["b"].configuration.is_joint
+    ):
+        cluster.deliver(cluster.wire.pop(0)) if cluster.wire else cluster.run(0.01)
+    cluster.wire.clear()
+    cluster.crash("a")
+    cluster.run(2)
+    assert cluster.leader.node_id in "bcd"
+    cluster.run(2)
+    assert cluster.leader.configuration == target(*"abd")
+    assert steps(cluster, cluster.leader.node_id)[-2:] == [("abd", "abc", ""), ("abd", "", "")]
+
+
+def test_while_joint_both_majorities_are_needed():
+    cluster = cluster_of(*"abc")
+    for node_id in "de":
+        add_host(cluster, node_id)
+    cluster.run(0.2)
+    change(cluster, target(*"ade"))
+    while not cluster.leader.configuration.is_joint:
+        cluster.deliver(cluster.wire.pop(0)) if cluster.wire else cluster.run(0.01)
+    cluster.partition("ade", "bc")
+    cluster.wire.clear()
+    committed = cluster.leader.commit_index
+    cluster.propose("a", "one")
+    cluster.settle()
+    assert cluster.rafts["a"].commit_index == committed, "a, d and e are no majority of a, b and c"
+    cluster.heal()
+    cluster.run(2)
+    assert cluster.leader.configuration == target(*"ade")
+
+
+REFUSED = [
+    (target("a", "b"), 0, "made from the configuration at index 0, but the one at 1 is in force"),
+    (Configuration("d" * 32, target("a").servers, ("a",)), 1, "of cluster 'dddd"),
+    (Configuration("c" * 32, {"a": Server("a:1")}, ("a",)), 1, "incarnation of a is not stated"),
+    (Configuration("c" * 32, {"a": Server("a:1", "folder-new")}, ("a",)), 1, "remove it first, then add it"),
+    (Configuration("c" * 32, target("a").servers, (), (), ("a",)), 1, "must name voters"),
+]
+
+
+@pytest.mark.parametrize(("wanted", "based_on", "words"), REFUSED)
+def test_a_change_that_cannot_be_is_refused(wanted, based_on, words):
+    cluster = cluster_of(*"abc")
+    with pytest.raises(ConfigurationChangeRefused, match=words):
+        change(cluster, wanted, based_on)
+    assert cluster.leader.configuration_index == 1
+
+
+def test_one_change_at_a_time():
+    cluster = cluster_of(*"abc")
+    cluster.disks["d"] = Disk("d")
+    change(cluster, target(*"abcd"))
+    with pytest.raises(ConfigurationChangeRefused, match="not committed yet"):
+        change(cluster, target(*"ab"))
+    cluster.settle()
+    with pytest.raises(ConfigurationChangeRefused, match="another change is under way, to the voters a, b, c, d"):
+        change(cluster, target(*"ab"))
+    with pytest.raises(NotLeader):
+        cluster.rafts["b"].change_configuration(target("a"), 1, cluster.now)
+
+
+def test_nothing_changes_before_an_entry_of_the_own_term_is_committed():
+    """The bug of the dissertation's single-server changes: without it, two majorities may not meet."""
+    cluster = Cluster("a", "b", "c", formed=True)
+    raft = cluster.rafts["a"]
+    cluster.now = raft.election_deadline
+    cluster.do("a", lambda raft: raft.tick(cluster.now))
+    while raft.role is not Role.LEADER:
+        cluster.deliver(cluster.wire.pop(0))
+    with pytest.raises(ConfigurationChangeRefused, match="first entry, is not committed yet"):
+        change(cluster, target(*"ab"))
+    cluster.settle()
+    change(cluster, target(*"ab"))
+
+
+def test_a_server_that_was_away_learns_from_a_voter_that_it_was_removed():
+    cluster = cluster_of(*"abcd")
+    cluster.crash("d")
+    change(cluster, target(*"abc"))
+    cluster.run(3)
+    cluster.restart("d")
+    cluster.run(3)
+    assert cluster.rafts["d"].is_removed
+    assert cluster.leader.current_term == 2
+
+
+def test_a_new_server_is_not_fooled_by_configurations_of_before_it_came():
+    cluster = cluster_of(*"abc")
+    change(cluster, target(*"ab"))
+    cluster.run(0.5)
+    add_host(cluster, "d")
+    change(cluster, target(*"abd"))
+    cluster.run(1)
+    assert not cluster.rafts["d"].is_removed
+    assert cluster.leader.configuration == target(*"abd")
+
+
+def test_heartbeats_name_the_incarnation_of_a_server_that_leaves():
+    cluster = cluster_of(*"abcd")
+    cluster.sent.clear()
+    change(cluster, target(*"abc"))
+    cluster.run(0.2)
+    sent = [each for each in cluster.sent if isinstance(each, AppendEntries) and each.recipient == "d"]
+    assert {each.recipient_incarnation for each in sent} == {"folder-d"}
