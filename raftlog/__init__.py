@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "command": "raftlog.replication.registry",
-    "outcome": "raftlog.replication.propose",
+    "outcome": "raftlog.backends.outcome",
     "is_applying": "raftlog.replication.apply",
     "retry_on_conflict": "raftlog.backends.retry",
     "TransactionConflict": "raftlog.backends.exceptions",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db.utils import IntegrityError, OperationalError
 
 from raftlog import exceptions
+from raftlog.replication.certify import Verdict, VerdictKind
 
 
 class TransactionConflict(exceptions.RaftlogError, OperationalError):
@@ -33,3 +34,12 @@ class TransactionTooLarge(exceptions.PayloadTooLarge, OperationalError):
 
 class NotReplicable(exceptions.RaftlogError, OperationalError):
     """A statement that this backend refuses, because its effect could not be the same on all nodes."""
+
+
+def conflict(verdict: Verdict) -> Exception:
+    """The exception that a verdict against a transaction becomes at its commit."""
+    if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
+        return UniqueConflict(f"a concurrent transaction was first: {verdict.reason}")
+    if verdict.kind is VerdictKind.INTEGRITY:
+        return IntegrityError(verdict.reason)
+    return TransactionConflict(f"{verdict.reason}; nothing was changed")

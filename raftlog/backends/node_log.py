@@ -5,17 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from raftlog.backends.exceptions import TransactionNotProposed, TransactionOutcomeUnknown
+from raftlog.backends.outcome import transaction_id, verdict_of
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import SCHEMA, TRANSACTION
 from raftlog.exceptions import NotProposed
 from raftlog.replication import propose
-from raftlog.replication.certify import Verdict, decode_verdict
+from raftlog.replication.certify import Verdict
 from raftlog.replication.client_session import BlockingAnswers
-from raftlog.replication.failures import SESSION_EXPIRED, proposal_failure, refusal_of
+from raftlog.replication.failures import SESSION_EXPIRED, refusal_of
 from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet, reservation
-from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, UNKNOWN, Outcome
+from raftlog.runtime.ports import REFUSED
 
 ANSWER_GRACE: Final = 1.0  # seconds beyond the time limit, for the node to say how it ended
 
@@ -51,17 +52,10 @@ class NodeLog:
                 propose.session_expired(session)
         except NotProposed as error:
             raise TransactionNotProposed(f"nothing was done: {error}") from error
-        proposal_id = propose.format_proposal_id(session.session_id, sequence)
+        proposal_id = transaction_id(session.session_id, sequence)
         if outcome is None:
             session.give_up(sequence, 1)
+            outcome = answers.outcomes[0]  # it may have come just before: then it is acknowledged, and not in doubt
+        if outcome is None:
             raise TransactionOutcomeUnknown(f"the node gave no answer within {self.timeout:.3g} s", proposal_id)
         return verdict_of(outcome, proposal_id)
-
-
-def verdict_of(outcome: Outcome, proposal_id: str) -> Verdict:
-    if outcome.status in (APPLIED, FAILED):
-        return decode_verdict(outcome.result)
-    if outcome.status == UNKNOWN:
-        raise TransactionOutcomeUnknown(refusal_of(outcome)[1], proposal_id)
-    failure = proposal_failure(outcome)
-    raise TransactionNotProposed(f"nothing was done: {failure}") from failure

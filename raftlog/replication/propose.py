@@ -398,7 +398,7 @@ def parse_proposal_id(proposal_id: str) -> tuple[bytes, int]:
 
 
 def outcome(proposal_id: str, timeout: float = 0.0) -> Any:
-    """How a proposal ended whose outcome was unknown, as far as this node's database knows.
+    """How a command ended whose outcome was unknown, as far as this node's database knows.
 
     Args:
         proposal_id: of the OutcomeUnknown.
@@ -412,12 +412,17 @@ def outcome(proposal_id: str, timeout: float = 0.0) -> Any:
             `buy.with_options(proposal_id=…).propose(…)`.
         SessionExpired: its result is not kept any more, or its session has ended.
     """
+    return value_of(wait_for_outcome(proposal_id, timeout), proposal_id)
+
+
+def wait_for_outcome(proposal_id: str, timeout: float) -> Outcome:
+    """What this node's database holds of a proposal. Raises OutcomeUnknown, SessionExpired, ValueError."""
     session_id, sequence = parse_proposal_id(proposal_id)
     deadline = clock.monotonic() + timeout
     while True:
         found = _late_answer(session_id, sequence) or _stored_outcome(session_id, sequence)
         if found is not None:
-            return value_of(found, proposal_id)
+            return found
         if clock.monotonic() >= deadline:
             raise OutcomeUnknown("not applied on this node so far", proposal_id)
         clock.sleep(POLL_INTERVAL)

@@ -15,9 +15,7 @@ import sqlite3
 import threading
 import weakref
 
-from django.db.utils import IntegrityError
-
-from raftlog.backends.exceptions import TransactionConflict, TurnExpired, UniqueConflict
+from raftlog.backends.exceptions import TransactionConflict, TurnExpired, conflict
 from raftlog.backends.log import TransactionLog
 from raftlog.backends.sqlite3.authorizer import Authorizer
 from raftlog.backends.sqlite3.capture import Capture
@@ -311,12 +309,3 @@ class _Internal:
 
     def __exit__(self, *_: object) -> None:
         self._authorizer.is_internal = self._before
-
-
-def conflict(verdict: Verdict) -> Exception:
-    """The exception that a verdict against a transaction becomes at its commit."""
-    if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
-        return UniqueConflict(f"a concurrent transaction was first: {verdict.reason}")
-    if verdict.kind is VerdictKind.INTEGRITY:
-        return IntegrityError(verdict.reason)
-    return TransactionConflict(f"{verdict.reason}; nothing was changed")

@@ -1,0 +1,56 @@
+"""How a transaction or command ended whose outcome was unknown: asked later, by its proposal id, from any process."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from raftlog.backends.exceptions import TransactionNotProposed, TransactionOutcomeUnknown, conflict
+from raftlog.exceptions import OutcomeUnknown
+from raftlog.replication import propose
+from raftlog.replication.certify import Verdict, VerdictKind, decode_verdict
+from raftlog.replication.failures import proposal_failure, refusal_of
+from raftlog.runtime.ports import APPLIED, FAILED, UNKNOWN, Outcome
+
+_SUFFIX: Final = ":transaction"  # of a transaction's proposal id: what is stored for it is a verdict, not a result
+
+
+def transaction_id(session_id: bytes, sequence: int) -> str:
+    return propose.format_proposal_id(session_id, sequence) + _SUFFIX
+
+
+def outcome(proposal_id: str, timeout: float = 0.0) -> Any:
+    """How a proposal ended whose outcome was unknown, as far as this host's database knows.
+
+    Args:
+        proposal_id: of the OutcomeUnknown.
+        timeout: seconds to wait for it to be applied here.
+
+    Returns:
+        The result of a command; None for a transaction that was committed.
+
+    Raises:
+        TransactionConflict, UniqueConflict, IntegrityError: the transaction changed nothing. For a command: its
+            failure, as propose() would.
+        OutcomeUnknown: it is not (yet) applied on this host.
+        SessionExpired: its result is not kept any more, or its session has ended.
+    """
+    if not proposal_id.endswith(_SUFFIX):
+        return propose.outcome(proposal_id, timeout)
+    try:
+        found = propose.wait_for_outcome(proposal_id.removesuffix(_SUFFIX), timeout)
+    except OutcomeUnknown:
+        raise TransactionOutcomeUnknown("not applied on this host so far", proposal_id) from None
+    verdict = verdict_of(found, proposal_id)
+    if verdict.kind is not VerdictKind.APPLIED:
+        raise conflict(verdict)
+    return None
+
+
+def verdict_of(outcome: Outcome, proposal_id: str) -> Verdict:
+    """Raises TransactionOutcomeUnknown; TransactionNotProposed: nothing was done."""
+    if outcome.status in (APPLIED, FAILED):
+        return decode_verdict(outcome.result)
+    if outcome.status == UNKNOWN:
+        raise TransactionOutcomeUnknown(refusal_of(outcome)[1], proposal_id)
+    failure = proposal_failure(outcome)
+    raise TransactionNotProposed(f"nothing was done: {failure}") from failure
