@@ -226,3 +226,27 @@ STATEMENTS = [
 
 def random_statement(rng, host):
     rng.choice(STATEMENTS)(host, f"n{rng.randint(0, 9)}", rng.randint(0, 30))
+
+
+def test_triggers_of_a_table_that_another_host_took_away_do_not_come_back(cluster):
+    """DROP TRIGGER does not find them, ALTER TABLE fails on them, and a new table of that name revives them."""
+    one, other = cluster.hosts[:2]
+    one.run("CREATE TABLE wagon (id integer PRIMARY KEY, a integer)")
+    other.catch_up()
+    other.run("INSERT INTO wagon VALUES (1, 2)")
+    one.catch_up()
+    one.run("ALTER TABLE wagon RENAME TO coach")
+    other.catch_up()
+    assert other.run("SELECT count(*) FROM coach") == [(1,)]  # it has read the new schema
+    other.run("INSERT INTO coach VALUES (2, 3)")
+    one.catch_up()
+    one.run("CREATE TABLE wagon (b text)")
+    other.catch_up()
+    other.run("INSERT INTO wagon VALUES ('once')")
+    other.run("ALTER TABLE wagon RENAME COLUMN b TO c")
+    other.run("DROP TABLE coach")
+    other.run("ALTER TABLE wagon RENAME TO coach")
+    other.run("UPDATE coach SET c = 'twice'")
+    cluster.assert_equal()
+    assert [verdict.kind for verdict in one.verdicts if verdict.kind] == []
+    assert one.run("SELECT c FROM coach") == [("twice",)]

@@ -220,7 +220,18 @@ class Capture:
     def renew(self) -> None:
         """Outside of a transaction, with the turn: if the schema moved, the triggers are of an older one."""
         if self.schema.refresh() and self._version != self.schema.version:
-            version = self.schema.version
             if self.installed:
-                self.drop()
-            self.schema.version = self._version = version
+                self._drop_all()
+            self._version = self.schema.version
+
+    def _drop_all(self) -> None:
+        """As drop(), outside of a transaction: also the triggers whose table another connection took away or renamed.
+
+        DROP TRIGGER does not find those, ALTER TABLE fails on them, and they wake up again with the next table of that
+        name. A change of temp_store gives this connection an empty temporary schema.
+        """
+        (store,) = self._cursor.execute("PRAGMA temp_store").fetchone()
+        for other in (1 if store != 1 else 2, store):
+            self._cursor.execute(f"PRAGMA temp_store = {other}")
+        self.installed = {}
+        self._dirty = True
