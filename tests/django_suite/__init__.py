@@ -1,6 +1,6 @@
 """Django's own test suite, on the stock backend and on raftlog's, compared test by test.
 
-    python -m tests.django_suite [--apps basic,lookup] [--engine sqlite3] [--memory] [--source DIR] [--json]
+    python -m tests.django_suite [--apps basic,lookup] [--log nodes|inline] [--processes] [--json]
 
-`__main__` fetches the source distribution and compares; `child` is one run in a process of its own.
+It takes the source distribution of the installed Django. Every TestCase commits for real, through three real nodes.
 """

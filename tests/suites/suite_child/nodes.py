@@ -1,0 +1,179 @@
+"""Three real nodes behind an alias, each with its own database: in this process, or in three of their own.
+
+They are started by the first entry: by then the test runner has made the database that is node a's.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from django.db import connections
+from django.db.utils import load_backend
+
+from raftlog.backends.log import use_log
+from raftlog.backends.node_log import NodeLog
+from raftlog.conf import load_settings
+from raftlog.node import Node, local_proposer
+from raftlog.replication import propose
+from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.runtime import clock
+from raftlog.testing.processes import ProcessCluster
+from raftlog.transport.memory import MemoryNetwork
+from suite_child.contents import SqliteFile, different
+from suite_child.environment import FOLDER, NODES, RAFTLOG, node_folder
+
+PATIENCE = 120.0  # seconds for the slowest node to apply what the fastest has
+
+
+class CountingLog(NodeLog):
+    """The log of a running cluster, as in production, counted."""
+
+    def __init__(self, copies: Copies) -> None:
+        super().__init__()
+        self._copies = copies
+
+    def commit(self, write_set, body, applier):
+        self._copies.be_started()
+        self._copies.entries += 1
+        self._copies.rows += write_set.row_count
+        return super().commit(write_set, body, applier)
+
+    def reserve(self, table, count):
+        self._copies.be_started()
+        self._copies.entries += 1
+        return super().reserve(table, count)
+
+
+class Copies:
+    """The databases of three nodes."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self.entries = self.rows = self.comparisons = 0
+        self.unequal: list[str] = []
+        self._lock = threading.Lock()
+        self._is_started = False
+        self._files: list[SqliteFile] = []
+        self._compared = 0
+        use_log(alias, CountingLog(self))
+
+    def be_started(self) -> None:
+        with self._lock:
+            if not self._is_started:
+                self.start()
+                self._is_started = True
+
+    def start(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def failures(self) -> list[str]:
+        raise NotImplementedError
+
+    def compare(self, moment: str) -> None:
+        """All that the three databases hold, once all have applied the same entries."""
+        if not self._is_started:
+            return
+        if not self._files:
+            self._files = [SqliteFile(node_folder(name) / "db.sqlite3") for name in NODES]
+        self.unequal += [f"{moment}: {words}" for words in self.failures()]
+        deadline = clock.monotonic() + PATIENCE
+        while clock.monotonic() < deadline and not self.failures():
+            before = [file.applied_index() for file in self._files]
+            if len(set(before)) > 1:
+                clock.sleep(0.0005)
+                continue
+            if before[0] == self._compared:
+                return
+            first, *others = [file.contents() for file in self._files]
+            if before != [file.applied_index() for file in self._files]:  # a new leader's first entry
+                continue
+            self._compared = before[0]
+            self.comparisons += 1
+            for name, found in zip(NODES[1:], others, strict=True):
+                if names := different(first, found):
+                    self.unequal.append(f"{moment}: node {name} differs in {names}")
+            return
+        self.unequal.append(f"{moment}: applied indices {[file.applied_index() for file in self._files]}")
+
+    def close(self) -> None:
+        for file in self._files:
+            file.close()
+        self._files = []
+        with self._lock:
+            if self._is_started:
+                self._is_started = False
+                self.stop()
+
+
+class NodeCopies(Copies):
+    """Three `Node`s in this process, with real folders, on a network in memory."""
+
+    def start(self) -> None:
+        # In a thread of its own: the connections of this one are in the middle of a commit.
+        starting = threading.Thread(target=self._start)
+        starting.start()
+        starting.join()
+
+    def _start(self) -> None:
+        self._network = MemoryNetwork()
+        self._nodes: dict[str, Node] = {}
+        for name in NODES:
+            settings = load_settings({**RAFTLOG, "NODE_ID": name, "DATA_DIR": str(node_folder(name) / "raft")})
+            machine = OwnDatabase(self.alias, node_folder(name) / "db.sqlite3", lambda: False)
+            node = Node(settings, state_machine=machine, channel_factory=self._network.channel_factory(name))
+            node.start()
+            self._network.register(name, node.service)
+            self._nodes[name] = node
+        propose.set_proposer_factory(lambda: self._nodes["a"].service)
+
+    def stop(self) -> None:
+        for node in self._nodes.values():
+            node.stop()
+        self._network.close()
+        propose.set_proposer_factory(None)
+
+    def failures(self) -> list[str]:
+        return [node.failure for node in self._nodes.values() if node.failed.is_set()]
+
+
+class OwnDatabase(DatabaseStateMachine):
+    """In its threads the alias is a database of its own: each node of a cluster has the same settings elsewhere."""
+
+    def __init__(self, alias: str, path: Path, is_leader: Any) -> None:
+        self._settings = {**connections.settings[alias], "NAME": str(path)}
+        self._take_alias(alias)
+        super().__init__(alias, is_leader=is_leader)
+
+    def apply(self, batch):
+        if self._database is None:
+            self._take_alias(self.alias)
+        return super().apply(batch)
+
+    def _take_alias(self, alias: str) -> None:
+        connections[alias] = load_backend(self._settings["ENGINE"]).DatabaseWrapper(self._settings, alias)
+
+
+class ProcessCopies(Copies):
+    """Three `manage.py raft run`; this process is an application's on the host of node a."""
+
+    def start(self) -> None:
+        self._cluster = ProcessCluster(
+            len(NODES),
+            FOLDER,
+            settings_module="suite_child.settings_node",
+            options={key: RAFTLOG[key] for key in ("CLUSTER", "SECRET_KEYS", "PROPOSAL_TIMEOUT", "ELECTION_TIMEOUT")},
+        )
+        self._cluster.start()
+        self._cluster.wait_for_leader(timeout=PATIENCE)
+        propose.set_proposer_factory(local_proposer)
+
+    def stop(self) -> None:
+        self._cluster.close()
+
+    def failures(self) -> list[str]:
+        return [f"node {node.node_id} ended:\n{node.output()}" for node in self._cluster if node.has_died]
