@@ -10,8 +10,11 @@ from django.core.management.base import CommandError
 from raftlog.consensus.entries import client_header
 from raftlog.management.raft.bench import parse_clients
 from raftlog.runtime.ports import APPLIED, UNKNOWN, Outcome
-from raftlog.testing.bench import client, figures
+from raftlog.testing.bench import client, figures, transactions
 from raftlog.testing.bench.client import BenchmarkFailed, Load, Measured
+from raftlog.testing.bench.orm_client import Worked
+from raftlog.testing.bench.stages import AppliedBatch, Stages
+from raftlog.testing.bench.together import shares
 
 
 class Node:
@@ -96,6 +99,60 @@ def test_client_counts_are_read_or_refused():
     for text in ("", "0", "1,x"):
         with pytest.raises(CommandError, match="--clients"):
             parse_clients(text)
+
+
+def test_threads_warm_up_uncounted_before_the_time_begins(ticking):
+    done = []
+    measured = client.run_blocking([lambda: done.append(1) or 1], 1.0, on_ready=lambda: done.append("ready"))
+    assert done[:2] == [1, "ready"]
+    assert measured.count == len(done) - 2 > 10
+
+
+def test_writers_are_dealt_out_evenly():
+    assert shares(16, 3) == [6, 5, 5]
+    assert shares(1, 3) == [1]
+
+
+def worked(latencies, **stages):
+    return Worked(Measured(len(latencies), 1.0, latencies), 0.5, Stages(**stages))
+
+
+def test_both_backends_are_compared_by_throughput_and_longest_wait():
+    plan = transactions.Plan("create()", "create", 16, at_least=1.5, longest=0.1)
+    stock = transactions.side(transactions.Window(0, 0, [worked([0.1, 0.2])], {}), plan)
+    raft = transactions.side(transactions.Window(0, 0, [worked([0.01] * 2), worked([0.02])], {"a": 1.0}), plan)
+    figure = transactions.compare(plan, stock, raft)
+    assert (figure.throughput, figure.longest_wait, figure.reached) == (1.5, 0.1, True)
+    assert (stock.cpu_ms, raft.cpu_ms) == (250.0, 666.667)
+    assert transactions.compare(plan, raft, stock).reached is False
+
+
+def test_stages_add_up_to_the_whole():
+    spent = worked([0.010, 0.010], transactions=2, whole=0.020, turn=0.002, gather=0.002, rollback=0.002)
+    spent.stages.proposals = [(1.0, 1.006), (2.0, 2.006)]
+    batches = [AppliedBatch(1.003, 1.004, 0, 1), AppliedBatch(1.5, 1.6, 0, 1), AppliedBatch(2.003, 2.004, 0, 1)]
+    *parts, whole = transactions.stages(transactions.Window(0, 0, [spent], {}), batches).values()
+    assert parts == [1.0, 1.0, 1.0, 1.0, 3.0, 1.0, 2.0]
+    assert sum(parts) == whole == 10.0
+
+
+@pytest.mark.processes
+def test_transactions_are_measured_on_three_nodes_beside_the_stock_backend(tmp_path):
+    """Short, as below: every case runs to its end on both sides."""
+    stream = io.StringIO()
+    arguments = ["--transactions", "--quick", "--json", "--seconds=0.3", f"--dir={tmp_path}"]
+    call_command("raft", "bench", *arguments, stdout=stream)
+    report = json.loads(stream.getvalue())
+    assert [(figure["name"], figure["writers"]) for figure in report["figures"]] == [
+        ("create()", 1),
+        ("create()", 16),
+        ("bulk_create(1,000)", 1),
+        ("get() by key", 1),
+    ]
+    assert all(figure["raft"]["per_second"] > 0 < figure["stock"]["per_second"] for figure in report["figures"])
+    assert report["apply"]["rows_per_second"] > 0
+    assert all(milliseconds > 0 for milliseconds in report["stages"].values())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.processes

@@ -22,6 +22,7 @@ floor is one message through a Daphne consumer and back, plus one fdatasync of a
 examples:
   manage.py raft bench
   manage.py raft bench --seconds 10 --clients 1,4,16 --value-bytes 1000
+  manage.py raft bench --transactions --quick
   manage.py raft bench --json | jq '.figures[] | {name, per_second, p50_ms}'
 
 exit codes:
@@ -34,6 +35,13 @@ exit codes:
         parser.add_argument("--clients", default="1,16,64", help="numbers of blocking clients (default: 1,16,64)")
         parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default: 3)")
         parser.add_argument("--value-bytes", type=int, default=100, help="size of a command's value (default: 100)")
+        parser.add_argument(
+            "--transactions",
+            action="store_true",
+            help="plain Django code on three nodes (raftlog.backends.sqlite3), beside Django's own SQLite backend with "
+            "synchronous=FULL; takes --seconds and --dir",
+        )
+        parser.add_argument("--quick", action="store_true", help="with --transactions: four cases, 1 s each")
         parser.add_argument("--dir", type=Path, help="folder on the disk to measure (default: the temporary folder)")
 
     def run(self, options: dict[str, Any], output: Output) -> int:
@@ -41,6 +49,8 @@ exit codes:
         from raftlog.exceptions import RaftlogError
         from raftlog.testing.bench import figures
 
+        if options["transactions"]:
+            return run_transactions(options, output)
         clients = parse_clients(options["clients"])
         with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=options["dir"]) as directory:
             try:
@@ -57,6 +67,51 @@ exit codes:
         show(report, output)
         output.result(figures.as_dict(report))
         return 0
+
+
+def run_transactions(options: dict[str, Any], output: Output) -> int:
+    from raftlog.exceptions import RaftlogError
+    from raftlog.testing.bench import transactions
+
+    quick = options["quick"]
+    seconds = min(options["seconds"], 1.0) if quick else options["seconds"]
+    with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=options["dir"]) as directory:
+        try:
+            report = transactions.measure(Path(directory), seconds=seconds, quick=quick, tell=output.line)
+        except RaftlogError as error:
+            raise CommandError(str(error)) from error
+    show_transactions(report, output)
+    output.result(transactions.as_dict(report))
+    return 0
+
+
+def show_transactions(report: Any, output: Output) -> None:
+    columns = ["what", "writers", "nodes", "", "per second", "p50 ms", "p99 ms", "max ms", "CPU ms"]
+    columns += ["× per second", "× longest", "goal", "reached"]
+    rows: list[list[Any]] = []
+    for figure in report.figures:
+        raft, stock = figure.raft, figure.stock
+        what = [figure.name, figure.writers, figure.nodes]
+        verdict = [figure.throughput, figure.longest_wait, figure.goal or None, figure.reached]
+        rows.append([*what, "raftlog", *_numbers(raft), *verdict])
+        rows.append(["", "", "", "stock", *_numbers(stock), "", "", "", ""])
+    output.line()
+    output.show(table(columns, rows))
+    output.line("per second: transactions (rows where bulk_create); CPU ms: of all processes, for each transaction")
+    output.line()
+    output.show(table(["one create() by one writer", "ms"], [[*item] for item in report.stages.items()]))
+    output.line()
+    output.show(table(["CPU of one create(), most writers", "ms"], [[*item] for item in report.cpu.items()]))
+    output.line()
+    cost = report.apply
+    output.line(
+        f"rows of write sets applied on a follower: {cost.rows_per_second:,.0f}/s, {cost.row_us:.2f} µs a row "
+        f"({cost.row_cpu_us:.2f} µs of CPU); goal ≥ 100,000/s: {'reached' if cost.reached else 'not reached'}"
+    )
+
+
+def _numbers(side: Any) -> list[Any]:
+    return [round(side.per_second), side.p50_ms, side.p99_ms, side.max_ms, side.cpu_ms]
 
 
 def parse_clients(text: str) -> list[int]:

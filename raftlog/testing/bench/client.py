@@ -104,36 +104,68 @@ def check_applied(outcomes: list[Outcome]) -> int:
     return len(outcomes)
 
 
-def run_blocking(actions: list[Callable[[], int]], seconds: float) -> Measured:
-    """Each action in a thread of its own, one call after the other, for `seconds`. Raises what an action raised."""
-    found: list[list[float]] = [[] for _ in actions]
-    counts = [0] * len(actions)
-    errors: list[BaseException] = []
-    started_at = clock.monotonic()
-    end = started_at + seconds
+class _Worker(threading.Thread):
+    """Does its action over and over until the time is over, which begins for all workers together."""
 
-    def work(position: int) -> None:
-        action, latencies = actions[position], found[position]
+    def __init__(self, number: int, action: Callable[[], int], seconds: float, start: threading.Barrier) -> None:
+        super().__init__(name=f"client-{number}")
+        self.action = action
+        self.seconds = seconds
+        self.start_together = start
+        self.warms_up = False
+        self.count = 0
+        self.latencies: list[float] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
         try:
-            before = clock.monotonic()
-            while before < end:
-                counts[position] += action()
-                after = clock.monotonic()
-                latencies.append(after - before)
-                before = after
+            self.work()
         except BaseException as error:
-            errors.append(error)
+            self.error = error
+            self.start_together.abort()
             raise
 
-    threads = [threading.Thread(target=work, args=(n,), name=f"client-{n}") for n in range(len(actions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    taken = clock.monotonic() - started_at
-    return Measured(sum(counts), taken, [round(latency, 6) for latencies in found for latency in latencies])
+    def work(self) -> None:
+        if self.warms_up:
+            self.action()
+        self.start_together.wait()
+        before = clock.monotonic()
+        end = before + self.seconds
+        while before < end:
+            self.count += self.action()
+            after = clock.monotonic()
+            self.latencies.append(after - before)
+            before = after
+
+
+def run_blocking(
+    actions: list[Callable[[], int]], seconds: float, on_ready: Callable[[], None] | None = None
+) -> Measured:
+    """Each action in a thread of its own, one call after the other, for `seconds`. Raises what an action raised.
+
+    With `on_ready` each thread does its action once, uncounted; then it is called, and the time begins.
+    """
+    started_at = 0.0
+
+    def start() -> None:
+        nonlocal started_at
+        if on_ready is not None:
+            on_ready()
+        started_at = clock.monotonic()
+
+    barrier = threading.Barrier(len(actions), action=start)
+    workers = [_Worker(number, action, seconds, barrier) for number, action in enumerate(actions)]
+    for worker in workers:
+        worker.warms_up = on_ready is not None
+        worker.start()
+    for worker in workers:
+        worker.join()
+    errors = [worker.error for worker in workers if worker.error is not None]
+    # A broken barrier follows from another's failure.
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
+    latencies = [round(latency, 6) for worker in workers for latency in worker.latencies]
+    return Measured(sum(worker.count for worker in workers), clock.monotonic() - started_at, latencies)
 
 
 def run_pipelined(proposer: Proposer, load: Load) -> Measured:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from raftlog.exceptions import RaftlogError
 from raftlog.testing.bench.client import Load, Measured
 from raftlog.testing.bench.floor import consumer_round_trip, sync_of_a_small_append
+from raftlog.testing.bench.together import run_together, shares
 from raftlog.testing.processes import NodeProcess, ProcessCluster
 
 SETTINGS = "raftlog.testing.bench_site.settings"
@@ -85,9 +83,9 @@ class _cluster:
 
     def __enter__(self) -> ProcessCluster:
         try:
-            if self.has_database:
-                self.cluster.make_databases()
             self.cluster.start()
+            if self.has_database:
+                self.cluster[self.cluster.wait_for_leader(60)].manage("migrate", "--run-syncdb", "--verbosity=0")
         except BaseException:
             self.cluster.close()
             raise
@@ -100,46 +98,8 @@ class _cluster:
 def run_clients(node: NodeProcess, load: Load) -> list[Measured]:
     """Client processes on the host of `node`, all working at the same time."""
     processes = -(-load.threads // MAX_THREADS_IN_A_PROCESS)
-    shares = [load.threads // processes + (n < load.threads % processes) for n in range(processes)]
-    started = [_start_client(node, msgspec.structs.replace(load, threads=share)) for share in shares]
-    try:
-        for client in started:
-            if _read(client) != "ready":
-                raise RaftlogError(f"a client of the benchmark did not start (exit code {client.wait()})")
-        for client in started:
-            _write(client, "go")
-        return [msgspec.json.decode(_read(client), type=Measured) for client in started]
-    except (msgspec.DecodeError, OSError) as error:
-        raise RaftlogError(
-            f"a client of the benchmark failed; {node.node_id} printed last:\n{node.output()}"
-        ) from error
-    finally:
-        for client in started:
-            client.kill()
-            client.communicate()
-
-
-def _start_client(node: NodeProcess, load: Load) -> subprocess.Popen[str]:
-    client = subprocess.Popen(
-        [sys.executable, "-m", "raftlog.testing.bench.client"],
-        env=node.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    _write(client, msgspec.json.encode(load).decode())
-    return client
-
-
-def _write(client: subprocess.Popen[str], line: str) -> None:
-    assert client.stdin is not None
-    client.stdin.write(line + "\n")
-    client.stdin.flush()
-
-
-def _read(client: subprocess.Popen[str]) -> str:
-    assert client.stdout is not None
-    return client.stdout.readline().strip()
+    jobs = [(node.environment, msgspec.structs.replace(load, threads=n)) for n in shares(load.threads, processes)]
+    return run_together("raftlog.testing.bench.client", jobs, Measured)
 
 
 def summarize(name: str, load: Load, measured: list[Measured]) -> Figure:

@@ -1,4 +1,4 @@
-"""One table."""
+"""One table for commands, one for transactions."""
 
 from __future__ import annotations
 
@@ -12,3 +12,12 @@ class Row(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk}: {self.value}"
+
+
+class Item(models.Model):
+    id: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
+    name: models.CharField[str, str] = models.CharField(max_length=200)
+    number: models.IntegerField[int, int] = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name

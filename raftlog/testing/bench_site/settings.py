@@ -8,15 +8,14 @@ BASE_DIR = Path.cwd()
 SECRET_KEY = "for benchmarks only: the nodes' keys come in RAFTLOG_OPTIONS"
 RAFTLOG = json.loads(os.environ.get("RAFTLOG_OPTIONS", "{}"))
 INSTALLED_APPS = ["raftlog", "raftlog.testing.bench_site"]
+# A peer that is measured beside raftlog is Django's own backend, with every commit on disk before it returns.
+ENGINE = os.environ.get("RAFTLOG_BENCH_ENGINE", "raftlog.backends.sqlite3")
+STOCK_OPTIONS = {"timeout": 120, "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"}
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": ENGINE,
         "NAME": os.environ.get("RAFTLOG_DATABASE", "bench.sqlite3"),
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        "OPTIONS": STOCK_OPTIONS if ENGINE == "django.db.backends.sqlite3" else {},
     },
 }
 ASGI_APPLICATION = "raftlog.testing.bench_site.asgi.application"
