@@ -75,6 +75,18 @@ def apply(database, body):
     return verdict.kind
 
 
+def test_a_single_statement_is_certified_by_what_it_read_too(database):
+    log = HoldingLog()
+    database.control.log = log
+    try:
+        with pytest.raises(Held):
+            database.run("INSERT INTO worded SELECT 'total', sum(rank) FROM parent")
+    finally:
+        database.control.log = database.log
+    database.run("UPDATE parent SET rank = 100")
+    assert apply(database, log.bodies[0]) == CONFLICT
+
+
 @pytest.mark.parametrize(
     ("transaction_", "meanwhile", "expected"),
     [

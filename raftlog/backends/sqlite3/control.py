@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -67,10 +67,7 @@ class Control(Transaction):
                 self.authorizer.preparing = info
                 _executemany(cursor, sql, rows)
                 return
-            self._write_with(cursor, info, lambda: _executemany(cursor, sql, self._one_by_one(rows)))
-            if self.state is State.WRITING and not self.applies:
-                for row in rows:
-                    self.observed.add(info, sql, row)
+            self._write_with(cursor, info, lambda: _executemany(cursor, sql, self._one_by_one(rows)), sql, rows)
 
     def _one_by_one(self, rows: list[Any]) -> Iterator[Any]:
         # SQLite undoes only the row that failed; what came before it stays captured.
@@ -113,20 +110,28 @@ class Control(Transaction):
             return
         call = partial(_execute, cursor, sql, parameters)
         if info.sets_sequence:
-            self._write_with(cursor, info, partial(self._with_sequence, call))
-        else:
-            self._write_with(cursor, info, call)
-        if self.state is State.WRITING and not self.applies:
-            self.observed.add(info, sql, parameters)
+            call = partial(self._with_sequence, call)
+        self._write_with(cursor, info, call, sql, [parameters])
 
-    def _write_with(self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any]) -> None:
+    def _write_with(
+        self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any], sql: str, runs: Sequence[Any]
+    ) -> None:
+        """`call` runs the statement once for each parameters of `runs`."""
         self._raise_if_dead()
         if self.state is State.IDLE and not self.manual:
-            self._alone(partial(self._captured, cursor, info, call))
+            self._alone(lambda: self._captured_and_observed(cursor, info, call, sql, runs))
             return
         if self.state is not State.WRITING:
             self._start_writing()
+        self._captured_and_observed(cursor, info, call, sql, runs)
+
+    def _captured_and_observed(
+        self, cursor: GuardedCursor, info: StatementInfo, call: Callable[[], Any], sql: str, runs: Sequence[Any]
+    ) -> None:
         self._captured(cursor, info, call)
+        if not self.applies:
+            for parameters in runs:
+                self.observed.add(info, sql, parameters)
 
     def _alone(self, run: Callable[[], None]) -> None:
         """A writing statement outside a transaction: in one of its own, run again while it conflicts."""
