@@ -126,12 +126,13 @@ class SqliteGuard:
         raw.create_function(FLAG_FUNCTION, 0, self._raise_flag)
         self._schema_version = self._read_schema_version()
         keys = foreign_keys(raw)
-        has_triggers = raw.execute(
-            "SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger')"
-        ).fetchone()[0]
-        self.can_batch = not (keys and has_triggers)
+        is_recursive = (
+            hasattr(self._connection, "apply_port")
+            or not raw.execute("SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE type = 'trigger')").fetchone()[0]
+        )
+        self.can_batch = is_recursive or not keys
         # Else the rows that REPLACE deletes would not fire DELETE triggers.
-        raw.execute(f"PRAGMA recursive_triggers = {'OFF' if has_triggers else 'ON'}")
+        raw.execute(f"PRAGMA recursive_triggers = {'ON' if is_recursive else 'OFF'}")
         for number, key in enumerate(keys):
             for statement in watching_triggers(number, key):
                 raw.execute(statement)

@@ -36,6 +36,14 @@ def is_replicated(table: str) -> bool:
     return not table.startswith((OWN_PREFIX, "sqlite_"))
 
 
+def can_switch_triggers_off() -> bool:
+    """Whether the schema's own triggers can be kept from firing where rows are applied that they have changed already.
+
+    It needs Python 3.12, and SQLite 3.35, where TEMP triggers fire all the same.
+    """
+    return hasattr(sqlite3.Connection, "setconfig") and sqlite3.sqlite_version_info >= (3, 35)
+
+
 class UnsupportedTable(Exception):
     """A table that cannot be replicated; the message says why and what to do."""
 
@@ -126,6 +134,7 @@ class Schema:
         self._shapes: dict[str, TableShape] = {}
         self._referring: dict[str, list[ForeignKey]] | None = None
         self._plain: dict[str, bool] = {}
+        self._has_triggers: bool | None = None
 
     def refresh(self) -> bool:
         """Forget what was read if the schema moved. Returns whether it did."""
@@ -141,6 +150,7 @@ class Schema:
         self._shapes.clear()
         self._plain.clear()
         self._referring = None
+        self._has_triggers = None
 
     def table(self, name: str) -> TableShape:
         """The shape of a table. Raises UnsupportedTable, KeyError where there is none of this name."""
@@ -153,6 +163,15 @@ class Schema:
         """Replicated tables, sorted."""
         rows = self._rows("SELECT name FROM main.sqlite_master WHERE type = 'table' ORDER BY name")
         return [name for (name,) in rows if is_replicated(name)]
+
+    def has_triggers(self) -> bool:
+        """Whether the schema has triggers of its own, on any table or view."""
+        if self._has_triggers is None:
+            self._has_triggers = bool(self._rows("SELECT 1 FROM main.sqlite_master WHERE type = 'trigger' LIMIT 1"))
+        return self._has_triggers
+
+    def is_view(self, name: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM main.sqlite_master WHERE type = 'view' AND name = ?", name))
 
     def definitions(self) -> dict[str, str]:
         """Table -> everything in the schema that belongs to it (its own, its indexes' and triggers' text)."""
@@ -229,11 +248,11 @@ class Schema:
                 "Declare ON CONFLICT ABORT, IGNORE or REPLACE."
             )
         triggers = self._rows("SELECT name FROM main.sqlite_master WHERE type = 'trigger' AND tbl_name = ?", name)
-        if triggers:
+        if triggers and not can_switch_triggers_off():
             names = ", ".join(repr(row[0]) for row in triggers)
             raise UnsupportedTable(
                 f"table {name!r} has triggers of its own ({names}), which would fire again on every node, and this "
-                "Python cannot switch them off. Drop them and do their work in the application."
+                "Python cannot switch them off. Use Python 3.12 or newer, or do their work in the application."
             )
 
     def _rowid_name(self, name: str, taken: set[str]) -> str:

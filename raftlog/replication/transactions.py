@@ -6,7 +6,8 @@ other than APPLIED leaves nothing of the entry behind.
 
 The connection: isolation_level None; foreign_keys OFF, or ON where the caller knows what it does (an
 entry that passes leaves no reference dangling, so a deferred check at the commit passes too). Triggers of
-the project's own are refused by capture, so none fires here. Nothing here reads a setting.
+the schema's own are switched off while rows are applied: what they changed was captured too. Nothing here reads
+a setting.
 
 Thread-safety: one thread at a time, as its connection.
 """
@@ -50,6 +51,7 @@ from raftlog.replication.write_set import (
     row_hash,
 )
 
+SQLITE_DBCONFIG_ENABLE_TRIGGER: Final = 1003  # the sqlite3 module names it since Python 3.12
 _LAST_KEY: Final = 2**63 - 1
 _COPY: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)"?', re.IGNORECASE)
 _UNIQUE_ERRORS: Final = frozenset(
@@ -165,6 +167,8 @@ class _Entry:
         self.write_set = write_set
         self.schema = applier.schema
         self.marks = applier.marks
+        self.connection = applier.connection
+        self.triggers_are_on = True
         self.cursor = applier._cursor
         self.references = ForeignKeyCheck(applier.connection, applier.schema)
         self.checks_references = not write_set.foreign_keys_off
@@ -178,14 +182,24 @@ class _Entry:
         is_schema = self.write_set.is_schema
         definitions = self.schema.definitions() if is_schema else {}
         counters = self.counters() if is_schema else {}
-        for step in self.write_set.steps:
-            self.take(step)
+        try:
+            for step in self.write_set.steps:
+                self.switch_triggers(on=isinstance(step, Statement))
+                self.take(step)
+        finally:
+            self.switch_triggers(on=True)
         if self.checks_references and (words := self.references.dangling()):
             raise Refused(VerdictKind.CONFLICT, words)
         self.record()
         if is_schema:
             self.record_schema(definitions, counters)
         return self.verdict
+
+    def switch_triggers(self, *, on: bool) -> None:
+        """The schema's own triggers: on for statements, as when they ran. A change expires every prepared statement."""
+        if on != self.triggers_are_on and (on or self.schema.has_triggers()):
+            self.connection.setconfig(SQLITE_DBCONFIG_ENABLE_TRIGGER, on)  # type: ignore[attr-defined]
+            self.triggers_are_on = on
 
     # Certification by index
 

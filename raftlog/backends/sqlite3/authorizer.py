@@ -20,12 +20,14 @@ _REFUSED_ACTIONS: Final = {
     sqlite3.SQLITE_DETACH: "DETACH: databases cannot be attached here",
     sqlite3.SQLITE_CREATE_TEMP_TABLE: "temporary tables go with the rollback that every commit makes here; use a CTE",
     sqlite3.SQLITE_CREATE_TEMP_VIEW: "temporary views go with the rollback that every commit makes here; use a CTE",
-    sqlite3.SQLITE_CREATE_TRIGGER: "triggers would fire again on every node, and this Python cannot switch them off; "
-    "do their work in the application",
     sqlite3.SQLITE_CREATE_TEMP_TRIGGER: "temporary triggers go with the rollback that every commit makes here",
     sqlite3.SQLITE_CREATE_VTABLE: "SQLite shows rows of virtual tables (FTS and others) to no trigger, so they cannot "
     "be replicated; keep them in another database alias",
 }
+_REFUSED_TRIGGER: Final = (
+    "triggers would fire again on every node, and this Python cannot switch them off; use Python 3.12 or newer, or do "
+    "their work in the application"
+)
 _ROW_ACTIONS: Final = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 # Pragmas that may be read, and not set.
 _FIXED_PRAGMAS: Final = frozenset(
@@ -49,7 +51,9 @@ _FIXED_PRAGMAS: Final = frozenset(
 class Authorizer:
     """The callback of one connection, and what it learned. Called by SQLite inside a prepare."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, allows_triggers: bool = False) -> None:
+        # CREATE TRIGGER: the state machine can keep the schema's own triggers from firing again.
+        self.allows_triggers = allows_triggers
         # raftlog's own statements: everything goes.
         self.is_internal = False
         # Inside a statement of the application for which the transaction is ready to capture.
@@ -75,20 +79,31 @@ class Authorizer:
         if action == sqlite3.SQLITE_READ:
             if info is not None and first and database != "temp" and not (inner and inner.startswith(OWN_PREFIX)):
                 info.reads.add(first)
+                if inner:
+                    self._note_read_by(inner, first, info)
             return sqlite3.SQLITE_OK
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION, _RECURSIVE):
             return sqlite3.SQLITE_OK
         words = self._refusal_of(action, first or "", second, info)
+        if inner and first and info is not None and action in _ROW_ACTIONS:
+            self._note_read_by(inner, first, info)
         if not words:
             return sqlite3.SQLITE_OK
         self.refusal = words
         return sqlite3.SQLITE_DENY
+
+    def _note_read_by(self, inner: str, table: str, info: StatementInfo) -> None:
+        """`inner` is a trigger, or a view, of the schema's own."""
+        if self.allows_triggers and not table.startswith(OWN_PREFIX):
+            info.trigger_reads.add(table)
 
     def _refusal_of(self, action: int, first: str, second: str | None, info: StatementInfo | None) -> str:
         if action in _ROW_ACTIONS:
             return self._row_refusal(first, info)
         if action in _REFUSED_ACTIONS:
             return _REFUSED_ACTIONS[action]
+        if action == sqlite3.SQLITE_CREATE_TRIGGER and not self.allows_triggers:
+            return _REFUSED_TRIGGER
         if action == sqlite3.SQLITE_PRAGMA:
             if second is not None and first.lower() in _FIXED_PRAGMAS:
                 return f"PRAGMA {first} cannot be set here: it would hold on this host alone"

@@ -162,6 +162,9 @@ class Capture:
 
     def install(self, table: str) -> None:
         """Make the triggers of a table. Raises UnsupportedTable, KeyError."""
+        if self.schema.is_view(table):  # its INSTEAD OF triggers change rows of tables, which are captured
+            self.installed[table] = 0
+            return
         shape = self.schema.table(table)
         number = self._next_number
         self._next_number += 1

@@ -108,7 +108,7 @@ class Control(Transaction):
         if self.replays_next:
             self.replayed(cursor, sql, parameters, info)
             return
-        call = partial(_execute, cursor, sql, parameters)
+        call: Callable[[], Any] = partial(_execute, cursor, sql, parameters)
         if info.sets_sequence:
             call = partial(self._with_sequence, call)
         self._write_with(cursor, info, call, sql, [parameters])

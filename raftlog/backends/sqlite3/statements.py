@@ -87,6 +87,8 @@ class StatementInfo:
     by_column: tuple[str, str] | None
     reads: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
+    # Tables that triggers of the schema's own look at, or whose rows they change.
+    trigger_reads: set[str] = field(default_factory=set)
     prepared: bool = False
     sets_sequence: bool = False
 
@@ -94,6 +96,9 @@ class StatementInfo:
         """The tables that a run of this statement read, otherwise than through `by_column`."""
         if not self.prepared:
             return {EVERYTHING}
+        return self._own_reads() | self.trigger_reads
+
+    def _own_reads(self) -> set[str]:
         if self.kind is not Kind.WRITE:
             return self.reads
         if self.has_select:

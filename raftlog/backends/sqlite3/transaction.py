@@ -27,7 +27,7 @@ from raftlog.backends.sqlite3.turn import Turn, watchdog
 from raftlog.exceptions import NotProposed
 from raftlog.replication import effects
 from raftlog.replication.certify import Refused, Verdict, VerdictKind, check_unchanged_since
-from raftlog.replication.shapes import UnsupportedTable, quoted
+from raftlog.replication.shapes import UnsupportedTable, can_switch_triggers_off, quoted
 from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet
 
@@ -63,7 +63,7 @@ class Transaction:
         # The log is applied through this connection: its transactions are committed, not proposed.
         self.applies = False
         self.state = State.IDLE
-        self.authorizer = Authorizer()
+        self.authorizer = Authorizer(allows_triggers=can_switch_triggers_off())
         self.capture = Capture(connection, max_bytes)
         self.applier = TransactionApplier(connection)
         self.observed = Observed(self.capture.schema)
