@@ -25,7 +25,7 @@ class RetryConflicts:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         for attempt in range(1, ATTEMPTS + 1):
             request.raftlog_conflict = None  # type: ignore[attr-defined]  # by process_exception
-            with Effects() as effects, other_databases_watched(effects):
+            with Effects(attempt) as effects, other_databases_watched(effects):
                 request.raftlog_effects = effects if attempt < ATTEMPTS else None  # type: ignore[attr-defined]
                 response = self.get_response(request)
             if request.raftlog_conflict is None:  # type: ignore[attr-defined]

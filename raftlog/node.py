@@ -42,6 +42,7 @@ from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, Proposer, StateMachine
 from raftlog.runtime.server import RaftServer
+from raftlog.runtime.turns import ClientTurns
 from raftlog.storage import Storage, open_storage
 from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity
@@ -331,6 +332,7 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
     tls = None
     if settings.uses_tls and settings.tls_certificate and settings.tls_key:
         tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
+    turns = ClientTurns(node.service)
     application = raft_application(
         node.service,
         node.identity,
@@ -340,6 +342,8 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
         max_waiting_proposals=settings.max_waiting_proposals,
         requests={"status": lambda arguments: node.status()},
         deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
+        bound_requests={"take_turn": turns.take, "renew_turn": turns.renew, "release_turn": turns.release},
+        client_gone=turns.gone,
     )
     daphne = DaphneServer(
         application,

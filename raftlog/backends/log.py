@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from raftlog.conf import load_settings
@@ -26,6 +27,15 @@ class TransactionLog(Protocol):
 
         Raises TransactionOutcomeUnknown, NotProposed. `applier` is the calling connection's own; only a log
         that applies inline uses it.
+        """
+        ...
+
+    def cluster_turn(self, timeout: float, *, is_fence: bool = False) -> AbstractContextManager[bool]:
+        """Inside, this host's node has the cluster's write turn (rule 15), and has applied all that came before it.
+
+        Waits at most `timeout` seconds; False: it was not granted, which is no reason not to go on, since every
+        entry is certified as ever. A commit of the calling thread uses it up. `is_fence`: for schema changes; it is
+        kept, whatever is committed, until the end. Taken without the host's turn, and only where not `holds_turn`.
         """
         ...
 
@@ -53,6 +63,9 @@ class InlineLog:
         for observer in self.observers:
             observer(index, body, verdict)
         return verdict
+
+    def cluster_turn(self, timeout: float, *, is_fence: bool = False) -> AbstractContextManager[bool]:
+        return nullcontext(True)  # the host's turn is all there is
 
     def reserve(self, table: str, count: int) -> Verdict:
         raise NotImplementedError("who applies inline needs no blocks of keys")

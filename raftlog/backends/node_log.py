@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Final
 
+from raftlog.backends.cluster_turns import ClusterTurns, HeldTurn
 from raftlog.backends.exceptions import TransactionNotProposed, TransactionOutcomeUnknown
 from raftlog.backends.outcome import transaction_id, verdict_of
 from raftlog.conf import load_settings
-from raftlog.consensus.entries import SCHEMA, TRANSACTION
+from raftlog.consensus.entries import RESERVE, SCHEMA, TRANSACTION
 from raftlog.exceptions import NotProposed
 from raftlog.replication import propose
 from raftlog.replication.certify import Verdict
@@ -29,21 +31,32 @@ class NodeLog:
     def __init__(self) -> None:
         self.key_blocks: KeyBlocks | None = KeyBlocks()
         self.timeout = load_settings().proposal_timeout
+        self._turns = ClusterTurns()
 
     def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
-        return self._propose(SCHEMA if write_set.is_schema else TRANSACTION, body)
+        turn = self._turns.of_this_thread()
+        try:
+            return self._propose(SCHEMA if write_set.is_schema else TRANSACTION, body, turn)
+        except TransactionNotProposed:
+            if turn is not None:
+                turn.unused()
+            raise
+
+    def cluster_turn(self, timeout: float, *, is_fence: bool = False) -> AbstractContextManager[bool]:
+        return self._turns.turn(timeout, is_fence=is_fence)
 
     def reserve(self, table: str, count: int) -> Verdict:
-        return self._propose(TRANSACTION, reservation(table, count))
+        return self._propose(RESERVE, reservation(table, count))
 
-    def _propose(self, kind: int, body: bytes) -> Verdict:
+    def _propose(self, kind: int, body: bytes, turn: HeldTurn | None = None) -> Verdict:
         """Raises TransactionNotProposed: nothing was done; TransactionOutcomeUnknown."""
         try:
             for is_last in (False, True):
                 session = propose.current_session()
                 session.open(self.timeout)
                 answers = BlockingAnswers(1)
-                sequence = session.submit([body], answers, self.timeout, kind)
+                reserved = turn.use(session) if turn is not None else 0
+                sequence = session.submit([body], answers, self.timeout, kind, reserved=reserved)
                 answers.wait(self.timeout + ANSWER_GRACE)
                 outcome = answers.outcomes[0]
                 expired = outcome is not None and outcome.status == REFUSED

@@ -33,7 +33,7 @@ def retry_on_conflict(function: Callable[Parameters, Result]) -> Callable[Parame
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         refuse_inside_atomic(function.__qualname__)
         for attempt in range(1, ATTEMPTS + 1):
-            with Effects() as effects, other_databases_watched(effects):
+            with Effects(attempt) as effects, other_databases_watched(effects):
                 try:
                     return function(*args, **kwargs)
                 except TransactionConflict:

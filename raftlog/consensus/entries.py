@@ -28,9 +28,13 @@ OPEN_SESSION: Final = 2
 COMMAND: Final = 3
 TRANSACTION: Final = 4
 SCHEMA: Final = 5
+# A block of automatic keys: a transaction that changes no row, and that no write turn holds back.
+RESERVE: Final = 6
 
-KINDS: Final = frozenset({NO_OP, CONFIGURATION, OPEN_SESSION, COMMAND, TRANSACTION, SCHEMA})
-CLIENT_KINDS: Final = frozenset({OPEN_SESSION, COMMAND, TRANSACTION, SCHEMA})
+KINDS: Final = frozenset({NO_OP, CONFIGURATION, OPEN_SESSION, COMMAND, TRANSACTION, SCHEMA, RESERVE})
+CLIENT_KINDS: Final = frozenset({OPEN_SESSION, COMMAND, TRANSACTION, SCHEMA, RESERVE})
+# What goes to a database as a write set.
+WRITE_SET_KINDS: Final = frozenset({TRANSACTION, SCHEMA, RESERVE})
 
 NO_OP_PAYLOAD: Final = bytes([NO_OP])
 

@@ -32,8 +32,7 @@ from raftlog.consensus.entries import (
     KEY,
     NO_OP,
     OPEN_SESSION,
-    SCHEMA,
-    TRANSACTION,
+    WRITE_SET_KINDS,
     EntryBatch,
     client_header,
 )
@@ -260,7 +259,7 @@ class DatabaseStateMachine:
         self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
     ) -> None:
         kind = entry.payload[0]
-        if kind in (COMMAND, TRANSACTION, SCHEMA):
+        if kind == COMMAND or kind in WRITE_SET_KINDS:
             header = client_header(entry.payload)
             result = run.stage.admit(header, entry.log_time)
             if result is None:

@@ -132,16 +132,34 @@ class ClientSession:
         finally:
             self._opening.release()
 
-    def submit(self, bodies: list[bytes], answers: Answers, timeout: float, kind: int = COMMAND) -> int:
+    def reserve(self) -> int:
+        """A sequence for one proposal to come: give it to submit(), or to forget()."""
+        with self._lock:
+            sequence = self._next_sequence
+            self._make_room(sequence + 1)
+            self._next_sequence = sequence + 1
+            self._waiting[sequence] = (Answers(1, lambda: None), 0)
+        return sequence
+
+    def forget(self, sequence: int) -> None:
+        """Nothing will be proposed under this reserved sequence."""
+        with self._lock:
+            self._waiting.pop(sequence, None)
+
+    def submit(
+        self, bodies: list[bytes], answers: Answers, timeout: float, kind: int = COMMAND, *, reserved: int = 0
+    ) -> int:
         """Propose entries of a kind; their sequences are the number returned and those that follow it.
 
-        Raises Overloaded, and what Proposer.propose raises: then nothing was proposed.
+        `reserved`: the sequence of the one entry, from reserve(). Raises Overloaded, and what Proposer.propose
+        raises: then nothing was proposed.
         """
         count = len(bodies)
         with self._lock:
-            first = self._next_sequence
-            self._make_room(first + count)
-            self._next_sequence = first + count
+            first = reserved or self._next_sequence
+            if not reserved:
+                self._make_room(first + count)
+                self._next_sequence = first + count
             for position in range(count):
                 self._waiting[first + position] = (answers, position)
             below = self._acknowledged_below()

@@ -10,7 +10,7 @@ from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import Error as DjangoDatabaseError
 
-from raftlog.consensus.entries import HEADER_BYTES, SCHEMA, TRANSACTION
+from raftlog.consensus.entries import HEADER_BYTES, WRITE_SET_KINDS
 from raftlog.exceptions import ApplyStopped, InvalidEntry
 from raftlog.replication.certify import Verdict
 from raftlog.replication.failures import is_infrastructure
@@ -76,7 +76,7 @@ class ApplyConnection:
         """
         self.failure = None
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if self.transactions is not None and alone and alone[0] in (TRANSACTION, SCHEMA):
+        if self.transactions is not None and alone and alone[0] in WRITE_SET_KINDS:
             around = self.transactions.foreign_keys_for(alone[HEADER_BYTES:])
         watched = self.connection.execute_wrapper(self._watch)
         with around, watched, transaction.atomic(using=self.alias, durable=True):

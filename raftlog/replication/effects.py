@@ -14,8 +14,12 @@ _current: ContextVar[Effects | None] = ContextVar("raftlog_effects", default=Non
 class Effects:
     """Entered around work that may be run again. Nests: what an inner one saw, its outer ones have seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: int = 1) -> None:
         self.count = 0
+        # How often the work has been begun, this time included.
+        self.attempt = attempt
+        # A commit ended in a conflict, whatever became of the exception.
+        self.has_conflicted = False
         self._outer: Effects | None = None
         self._token: Token[Effects | None] | None = None
 
@@ -34,8 +38,20 @@ class Effects:
             self._outer.happened()
 
 
+def current() -> Effects | None:
+    """Of the work that is under way and may be run again; None: nobody would run it again."""
+    return _current.get()
+
+
+def conflicted() -> None:
+    """A commit ended in a conflict."""
+    effects = _current.get()
+    if effects is not None:
+        effects.has_conflicted = True
+
+
 def happened() -> None:
     """Something final: an entry was committed, a command proposed, or an outcome is unknown."""
-    current = _current.get()
-    if current is not None:
-        current.happened()
+    effects = _current.get()
+    if effects is not None:
+        effects.happened()

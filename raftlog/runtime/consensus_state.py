@@ -28,9 +28,18 @@ from raftlog.exceptions import DiskFull, InvalidEntry, ProtocolViolation
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.monitor import Monitor, MonitorCondition
-from raftlog.runtime.ports import ForwardProposals, ForwardResponse, Outcome, PeerMessage
+from raftlog.runtime.ports import (
+    ForwardProposals,
+    ForwardResponse,
+    Outcome,
+    PeerMessage,
+    TurnGranted,
+    TurnReleased,
+    TurnRequest,
+)
 from raftlog.runtime.proposals import Done, Proposals
 from raftlog.runtime.reads import ReadDone, Reads
+from raftlog.runtime.turns import TurnDone, Turns
 from raftlog.storage.interface import HardStateStore, LogStore
 
 logger = logging.getLogger("raftlog.consensus")
@@ -84,6 +93,7 @@ class ConsensusState:
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
         self.reads = Reads(raft)
+        self.turns = Turns(raft, self.proposals.turns)
         self._log_clock = LogClock()
         self._hard_state_store = hard_state_store
         self._on_event = on_event
@@ -115,10 +125,9 @@ class ConsensusState:
             now = self.monitor.monotonic()
             replies: list[PeerMessage] = []
             for message in messages:
-                if isinstance(message, ForwardProposals):
-                    replies.append(self.proposals.propose_forwarded(message, now))
-                elif not isinstance(message, ForwardResponse):
-                    self.step(message, now)
+                answer = self._handle_request(message, now)
+                if answer is not None:
+                    replies.append(answer)
             self.save_hard_state()
             if self.raft.role is not Role.LEADER and not self.log_writer_busy:
                 self._write_log(now)
@@ -126,6 +135,16 @@ class ConsensusState:
         for answer in replies:
             reply(answer)
         run(afterwards)
+
+    def _handle_request(self, message: PeerMessage, now: float) -> PeerMessage | None:
+        """An answer that need not wait for the disk, if there is one. Monitor: held."""
+        if isinstance(message, ForwardProposals):
+            return self.proposals.propose_forwarded(message, now)
+        if isinstance(message, TurnRequest | TurnReleased):
+            return self.turns.receive(message, now)
+        if not isinstance(message, ForwardResponse | TurnGranted):
+            self.step(message, now)
+        return None
 
     def step(self, message: RaftMessage, now: float) -> None:
         """Give a message to the core. One that no correct server sends is dropped and told. Monitor: held."""
@@ -184,7 +203,9 @@ class ConsensusState:
                 if isinstance(message, ForwardResponse):
                     answered = self.proposals.forward_answered(message, now)
                     afterwards += _calls(answered)
-                elif not isinstance(message, ForwardProposals):
+                elif isinstance(message, TurnGranted):
+                    self.turns.granted(message.key, message.index)
+                elif not isinstance(message, ForwardProposals | TurnRequest | TurnReleased):
                     self.step(message, now)
             self.save_hard_state()
             afterwards += self.settle(now, wake=(peer,))
@@ -208,6 +229,29 @@ class ConsensusState:
             now = self.monitor.monotonic()
             self.reads.request(deadline, done, now)
             afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
+    def take_turn(self, key: bytes, is_fence: bool, deadline: float, done: TurnDone) -> None:
+        """Ask for the cluster's write turn; `done` hears whether it was granted. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.turns.take(key, is_fence, deadline, done, now)
+            afterwards = self.settle(now)
+        run(afterwards)
+
+    def renew_turn(self, key: bytes, is_fence: bool) -> None:
+        """Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.turns.renew(key, is_fence, now)
+            afterwards = self.settle(now)
+        run(afterwards)
+
+    def release_turn(self, key: bytes) -> None:
+        """Monitor: takes it."""
+        with self.monitor:
+            self.turns.release(key)
+            afterwards = self.settle(self.monitor.monotonic())
         run(afterwards)
 
     # After every entry into the monitor
@@ -235,8 +279,11 @@ class ConsensusState:
         if leadership != self._seen_leadership:
             self._seen_leadership = leadership
             self.proposals.leadership_changed(now)
+            self.turns.leadership_changed(now)
             self.role_changed.notify()
             wake = self.peer_work
+        if not (self.turns.is_idle and self.proposals.turns.is_idle):
+            afterwards += self._move_turns(now)
         reads = raft.take_reads()
         if reads:
             afterwards += _read_calls(self.reads.confirmed(reads, now))
@@ -252,6 +299,25 @@ class ConsensusState:
         self._wake_timers()
         return afterwards
 
+    def _move_turns(self, now: float) -> Afterwards:
+        """Append what is held back no longer, give the write turn to the next one. Monitor: held."""
+        last_index = self.raft.log.last_index
+        responses, answered = self.proposals.move_turns(now)
+        afterwards = _calls(answered)
+        for response in responses:
+            self._route(response, afterwards)
+        holder = self.proposals.turns.grant(self.raft.log.last_index, now)
+        if holder is not None and holder.node_id == self.raft.node_id:
+            self.turns.granted(holder.key, holder.index)
+        elif holder is not None:
+            self._route(self.turns.grant_message(holder), afterwards)
+        if self.raft.log.last_index != last_index:
+            for condition in self.peer_work.values():
+                condition.notify()
+        elif self.turns.has_messages and self.raft.leader_id in self.peer_work:
+            self.peer_work[self.raft.leader_id].notify()
+        return afterwards + [_call(done, granted) for done, granted in self.turns.take_ready(now)]
+
     def _wake_timers(self) -> None:
         if self.raft.election_deadline < self._election_at:
             self.election_work.notify()
@@ -261,7 +327,8 @@ class ConsensusState:
     @property
     def step_down_deadline(self) -> float:
         """When the step-down timer has something to do. Monitor: held."""
-        return min(self.raft.quorum_deadline, self.proposals.next_deadline, self.reads.next_deadline)
+        deadline = min(self.raft.quorum_deadline, self.proposals.next_deadline, self.reads.next_deadline)
+        return min(deadline, self.turns.next_deadline, self.proposals.turns.deadline)
 
     def wait_for_election_deadline(self) -> None:
         """Monitor: held."""
@@ -283,6 +350,8 @@ class ConsensusState:
             self.raft.applied_to(index)
             afterwards = _calls(self.proposals.resolve(outcomes))
             afterwards += _read_calls(self.reads.applied())
+            if not self.turns.is_idle:
+                afterwards += self._move_turns(self.monitor.monotonic())
             self.role_changed.notify()
         run(afterwards)
 
@@ -293,6 +362,7 @@ class ConsensusState:
         with self.monitor:
             self.stopping = True
             afterwards = _calls(self.proposals.end_all(text)) + _read_calls(self.reads.end_all())
+            afterwards += [_call(done, granted) for done, granted in self.turns.end_all()]
             conditions = [self.log_sync_work, self.apply_work, self.election_work, self.step_down_work]
             for condition in [*conditions, self.log_writer_idle, self.role_changed, *self.peer_work.values()]:
                 condition.notify()
@@ -304,7 +374,7 @@ class ConsensusState:
         raft = self.raft
         return self._log_clock.read(raft.current_term, raft.log.last_log_time, now, clock.wall_microseconds())
 
-    def _route(self, message: RaftMessage, afterwards: Afterwards) -> None:
+    def _route(self, message: PeerMessage, afterwards: Afterwards) -> None:
         reply = self.reply_routes.get(message.recipient)
         if reply is not None:
             afterwards.append(_call(reply, message))

@@ -118,6 +118,7 @@ class PeerThread:
                 forward = state.proposals.take_forward(self.peer)
                 if forward is not None:
                     messages.append(forward)
+                messages += state.turns.take_messages(self.peer)
                 if messages:
                     return messages, None
                 now_doing("waiting for something to send")

@@ -31,9 +31,39 @@ class ForwardResponse(Message, frozen=True, tag="fpr"):
     first_index: int
     leader_id: str
     reason: str
+    # The payloads (their keys) that a refusal is about; empty: all of the request.
+    keys: list[bytes] = []  # msgspec copies it
 
 
-PeerMessage = RaftMessage | ForwardProposals | ForwardResponse
+# The cluster's write turn (rule 15 of the design; turn_queue.py, turns.py). `key` names who asks: the session and
+# the sequence under which it is going to propose.
+
+
+class TurnRequest(Message, frozen=True, tag="tq"):
+    """A node asks the leader for the turn, and repeats it until it has an answer.
+
+    `is_renewal`: it was granted, and is needed for longer.
+    """
+
+    key: bytes
+    is_fence: bool
+    is_renewal: bool
+
+
+class TurnGranted(Message, frozen=True, tag="tg"):
+    """The turn is `key`'s, as of the leader's log up to `index`."""
+
+    key: bytes
+    index: int
+
+
+class TurnReleased(Message, frozen=True, tag="tr"):
+    """`key` needs the turn no more, whether it has it or waits for it."""
+
+    key: bytes
+
+
+PeerMessage = RaftMessage | ForwardProposals | ForwardResponse | TurnRequest | TurnGranted | TurnReleased
 
 # Outcomes of proposals
 
@@ -138,6 +168,21 @@ class Proposer(Protocol):
 
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
         """As ServicePort.propose. Raises NodeUnavailable where the node cannot be reached (nothing was sent)."""
+        ...
+
+    def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
+        """Wait for the cluster's write turn, and until this host's node has applied what came before it.
+
+        False: not granted in time. Raises NodeUnavailable.
+        """
+        ...
+
+    def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
+        """The turn is needed for longer. Does not wait."""
+        ...
+
+    def release_turn(self, key: bytes) -> None:
+        """The turn is not needed any more. Does not wait."""
         ...
 
     def status(self) -> dict[str, Any]: ...

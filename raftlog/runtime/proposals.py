@@ -24,12 +24,19 @@ from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import NotLeader, Overloaded
 from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
+from raftlog.runtime.turn_queue import TurnQueue
 
 Done = Callable[[list[Outcome]], None]
 
 MAX_FORWARD_BYTES: Final = 1 << 20  # payload bytes in one ForwardProposals; one larger payload still goes, alone
 RETRY_INTERVAL: Final = 0.05  # seconds until a refused proposal is placed again with the same leader
 DEADLINES_PER_SECOND: Final = 20  # deadlines are rounded up, so that many callers share one
+
+# Words for what a leader refuses, by the reason in its answer. Nothing was done.
+_REFUSALS: Final = {
+    "overloaded": "the leader has too much to do",
+    "fence": "a schema change has held the cluster's write turn for too long; try again when it is over",
+}
 
 
 def refusal(key: bytes, error: str, text: str) -> Outcome:
@@ -73,6 +80,8 @@ class Proposals:
         self._waiting_until: dict[float, int] = {}
         self._deadlines: list[float] = []
         self._leaderless_since: float | None = None
+        # Whose turn it is, where this server leads: what the turn holds back is not appended yet.
+        self.turns = TurnQueue()
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -107,26 +116,74 @@ class Proposals:
             self._place(fresh, now)
         return refused
 
-    def propose_forwarded(self, message: ForwardProposals, now: float) -> ForwardResponse:
-        """Another node's proposals: append them here if this server leads."""
+    def propose_forwarded(self, message: ForwardProposals, now: float) -> ForwardResponse | None:
+        """Another node's proposals: append them here if this server leads.
+
+        None: some are held back; the answer comes from move_turns().
+        """
+        passing, held = self._divide(message.payloads)
+        if held and not self.turns.has_room(held):
+            return self._forward_response(message.sender, message.request_id, 0, "overloaded")
+        response = self._append_forwarded(message.sender, message.request_id, passing, now)
+        if not held or response.reason:
+            return response
+        self.turns.hold(held, message.sender, message.request_id, now)
+        return None
+
+    def _divide(self, payloads: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+        """Those that may be appended now, and those that the write turn holds back."""
+        turns = self.turns
+        if turns.holder is None or self._raft.role is not Role.LEADER:
+            return payloads, []
+        held = [payload for payload in payloads if turns.holds_back(payload)]
+        return ([payload for payload in payloads if not turns.holds_back(payload)] if held else payloads), held
+
+    def _append_forwarded(self, peer: str, request_id: int, payloads: list[bytes], now: float) -> ForwardResponse:
         raft = self._raft
         first_index, reason = 0, ""
         try:
-            first_index = raft.propose(message.payloads, self._log_time(now), now).index
-            raft.expect_commit(message.sender, first_index + len(message.payloads) - 1)
+            if payloads:
+                first_index = raft.propose(payloads, self._log_time(now), now).index
+                raft.expect_commit(peer, first_index + len(payloads) - 1)
+                self.turns.appended(payloads)
         except NotLeader:
             reason = "not_leader"
         except Overloaded:
             reason = "overloaded"
+        return self._forward_response(peer, request_id, first_index, reason)
+
+    def _forward_response(
+        self, peer: str, request_id: int, first_index: int, reason: str, keys: Iterable[bytes] = ()
+    ) -> ForwardResponse:
+        raft = self._raft
         return ForwardResponse(
-            raft.current_term,
-            message.recipient,
-            message.sender,
-            message.request_id,
-            first_index,
-            raft.leader_id,
-            reason,
+            raft.current_term, raft.node_id, peer, request_id, first_index, raft.leader_id, reason, list(keys)
         )
+
+    def move_turns(self, now: float) -> tuple[list[ForwardResponse], list[tuple[Done, list[Outcome]]]]:
+        """Refuse what a fence has held back for too long; append what no turn holds back any more.
+
+        Returns answers to peers, and callers of this node that are answered.
+        """
+        responses: list[ForwardResponse] = []
+        answered: list[tuple[Done, list[Outcome]]] = []
+        for payloads, peer, request_id, _ in self.turns.expire(now):
+            keys = [payload[KEY] for payload in payloads]
+            if peer:
+                responses.append(self._forward_response(peer, request_id, 0, "fence", keys))
+            else:
+                answered += self._end(keys, "Overloaded", _REFUSALS["fence"])
+        while (held := self.turns.next_held()) is not None:
+            self.turns.taken()
+            keys = [payload[KEY] for payload in held.payloads]
+            if held.peer:
+                response = self._append_forwarded(held.peer, held.request_id, held.payloads, now)
+                responses.append(
+                    self._forward_response(held.peer, held.request_id, response.first_index, response.reason, keys)
+                )
+            else:
+                self._place(keys, now)
+        return responses, answered
 
     # From the log
 
@@ -146,6 +203,7 @@ class Proposals:
     def leadership_changed(self, now: float) -> None:
         """Place again whatever is not placed with the present leader in the present term."""
         raft = self._raft
+        self.turns.forget()
         self._leaderless_since = None if raft.leader_id else (self._leaderless_since or now)
         place = (raft.leader_id, raft.current_term)
         for keys in (self._to_forward, *(keys for _, keys in self._forwarded.values())):
@@ -190,6 +248,8 @@ class Proposals:
         _, keys = self._forwarded.pop(response.request_id, ("", []))
         if response.first_index:
             return []
+        if response.keys:
+            keys = [key for key in keys if key in response.keys]
         refused: list[bytes] = []
         for key in keys:
             waiter = self._waiters.get(key)
@@ -197,10 +257,8 @@ class Proposals:
                 waiter.doubts -= 1
                 waiter.placed_with = ""
                 refused.append(key)
-        if response.reason == "overloaded":
-            return self._end(
-                [key for key in refused if not self._waiters[key].doubts], "Overloaded", "the leader has too much to do"
-            )
+        if words := _REFUSALS.get(response.reason):
+            return self._end([key for key in refused if not self._waiters[key].doubts], "Overloaded", words)
         self._park(refused, now)
         return []
 
@@ -273,13 +331,9 @@ class Proposals:
         if not keys:
             return
         if raft.role is Role.LEADER:
-            try:
-                raft.propose([self._waiters[key].payload for key in keys], self._log_time(now), now)
-            except (NotLeader, Overloaded):
+            if not self._append_own(keys, now):
                 self._park(keys, now)
                 return
-            for key in keys:
-                self._waiters[key].doubts += 1
         elif raft.leader_id:
             self._to_forward.extend(keys)
         else:
@@ -289,3 +343,18 @@ class Proposals:
         for key in keys:
             waiter = self._waiters[key]
             waiter.placed_with, waiter.placed_term = raft.leader_id, raft.current_term
+
+    def _append_own(self, keys: list[bytes], now: float) -> bool:
+        """Append what the write turn lets pass, hold back the rest. False: the leader takes nothing just now."""
+        passing, held = self._divide([self._waiters[key].payload for key in keys])
+        if passing:
+            try:
+                self._raft.propose(passing, self._log_time(now), now)
+            except (NotLeader, Overloaded):
+                return False
+            self.turns.appended(passing)
+        for payload in passing:
+            self._waiters[payload[KEY]].doubts += 1
+        if held:  # bounded as the waiting callers are
+            self.turns.hold(held, "", 0, now)
+        return True

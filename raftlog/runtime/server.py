@@ -31,6 +31,7 @@ from raftlog.runtime.service import Service
 from raftlog.runtime.status import node_status
 from raftlog.runtime.step_down_timer import step_down_timer_main
 from raftlog.runtime.threads import NodeThread
+from raftlog.runtime.turns import TurnDone
 from raftlog.storage.interface import HardStateStore, LogStore
 
 logger = logging.getLogger("raftlog.runtime")
@@ -194,6 +195,31 @@ class RaftServer:
         if not answered.wait(timeout + 1.0):
             return 0, "no answer within the time limit"
         return answer[0]
+
+    # The cluster's write turn
+
+    def ask_turn(self, key: bytes, is_fence: bool, timeout: float, done: TurnDone) -> None:
+        """Ask for it; does not block. `done` hears whether it was granted and its base is applied here."""
+        deadline = self.state.monitor.monotonic() + timeout
+        self._service.call(lambda: self.state.take_turn(key, is_fence, deadline, done))
+
+    def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
+        """See ports.Proposer. Monitor: takes it."""
+        answered = threading.Event()
+        answers: list[bool] = []
+
+        def done(granted: bool) -> None:
+            answers.append(granted)
+            answered.set()
+
+        self.ask_turn(key, is_fence, timeout, done)
+        return answered.wait(timeout + 1.0) and answers[0]
+
+    def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
+        self._service.call(lambda: self.state.renew_turn(key, is_fence))
+
+    def release_turn(self, key: bytes) -> None:
+        self._service.call(lambda: self.state.release_turn(key))
 
     def status(self) -> dict[str, Any]:
         return node_status(self.state, self._machine, self.peers, self.threads)

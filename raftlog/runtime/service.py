@@ -75,6 +75,7 @@ class Service:
             now = state.monitor.monotonic()
             if state.raft.leader_id == peer:
                 state.raft.suspect_leader(peer, now)
+            state.proposals.turns.node_lost(peer)
             afterwards = state.settle(now)
         run(afterwards)
 

@@ -39,6 +39,7 @@ def node_status(
             "configuration_index": raft.configuration_index,
             "protocol_violations": state.violations,
             "waiting_proposals": len(state.proposals),
+            "write_turn": _write_turn(state, now),
             "members": members,
         }
         problems = [f"the disk is full: {state.disk_full}"] if state.disk_full else []
@@ -53,6 +54,19 @@ def node_status(
         thread.name: {"doing": thread.doing, "seconds": round(max(0.0, now - thread.since), 3)} for thread in threads
     }
     return status
+
+
+def _write_turn(state: ConsensusState, now: float) -> dict[str, Any]:
+    """The cluster's write turn, as the leader knows it; elsewhere nobody has it."""
+    turns = state.proposals.turns
+    holder = turns.holder
+    return {
+        "holder": holder.node_id if holder else "",
+        "fence": holder.is_fence if holder else False,
+        "seconds": round(now - holder.granted_at, 3) if holder else 0.0,
+        "waiting": len(turns.waiting),
+        "held_back": sum(len(held.payloads) for held in turns.held),
+    }
 
 
 def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str, now: float) -> dict[str, Any]:

@@ -182,6 +182,26 @@ class NodeClient:
             raise RequestFailed(answer.error, answer.text)
         return msgspec.msgpack.decode(answer.result)
 
+    def tell(self, name: str, arguments: dict[str, Any]) -> None:
+        """A request whose answer nobody waits for. Without a connection it is dropped."""
+        with self._lock:
+            if self._connection is None or self._closed:
+                return
+            direct = self._enqueue(Request(self._take_id(), name, arguments))
+        if direct:
+            self._send_directly()
+
+    def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
+        """See ports.Proposer. Raises RequestFailed too."""
+        arguments = {"key": key, "fence": is_fence, "timeout": timeout}
+        return bool(self.request("take_turn", arguments, timeout + GRACE))
+
+    def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
+        self.tell("renew_turn", {"key": key, "fence": is_fence})
+
+    def release_turn(self, key: bytes) -> None:
+        self.tell("release_turn", {"key": key})
+
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.request("status")
         return status

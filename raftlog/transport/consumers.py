@@ -59,6 +59,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 # A request by name. Blocking ones run in a pool of threads; deferred ones must not block and call back once.
 BlockingRequest = Callable[[dict[str, Any]], Any]
 DeferredRequest = Callable[[dict[str, Any], Callable[[Any], None]], None]
+# A deferred request that is bound to its connection: the first argument stands for it.
+BoundRequest = Callable[[object, dict[str, Any], Callable[[Any], None]], None]
 
 
 @dataclass
@@ -74,6 +76,9 @@ class Inbound:
     handshake_timeout: float = HANDSHAKE_TIMEOUT
     requests: Mapping[str, BlockingRequest] = field(default_factory=dict)
     deferred_requests: Mapping[str, DeferredRequest] = field(default_factory=dict)
+    bound_requests: Mapping[str, BoundRequest] = field(default_factory=dict)
+    # Called, off the event loop, with what bound requests had as their connection, once that has ended.
+    client_gone: Callable[[object], None] | None = None
     refusals: Refusals = field(default_factory=Refusals)
 
     def __post_init__(self) -> None:
@@ -86,10 +91,10 @@ class Inbound:
         self._events = ThreadPoolExecutor(1, "raftlog-peer-events")
         self._closed = False
 
-    def tell(self, event: Callable[[str], None], peer_id: str) -> None:
-        """Call the service about a peer's connection, off the event loop."""
+    def tell(self, event: Callable[[Any], None], whom: object) -> None:
+        """Call the service about the connection of a peer or client, off the event loop."""
         if not self._closed:
-            self._events.submit(event, peer_id)
+            self._events.submit(event, whom)
 
     def close(self) -> None:
         """After the server has ended: let the threads go, without waiting for what they may be doing."""
@@ -261,6 +266,7 @@ class ClientConsumer(RaftConsumer):
         # Proposals taken whose outcome has not been sent, requests whose answer has not. The loop's thread only.
         self._proposals = 0
         self._requests = 0
+        self._is_bound = False  # a bound request was made
 
     def outbox_limit(self) -> int:
         # Each message that waits ends a proposal or a request, and those are bounded.
@@ -271,6 +277,8 @@ class ClientConsumer(RaftConsumer):
 
     def on_end(self) -> None:
         self.inbound.clients.discard(self)
+        if self._is_bound and self.inbound.client_gone is not None:
+            self.inbound.tell(self.inbound.client_gone, self)
 
     def on_frame(self, frame: bytes, arrived_at: float) -> None:
         for message in self.session.reader.messages(frame):
@@ -318,6 +326,9 @@ class ClientConsumer(RaftConsumer):
             self.outbox.put(Answer(request_id, b"", Overloaded.__name__, text))
         elif deferred := inbound.deferred_requests.get(message.name):
             self._answer(request_id, partial(deferred, message.arguments, partial(self._result, request_id)))
+        elif bound := inbound.bound_requests.get(message.name):
+            self._is_bound = True
+            self._answer(request_id, partial(bound, self, message.arguments, partial(self._result, request_id)))
         elif request := inbound.requests.get(message.name):
             work = partial(self._blocking, request_id, partial(request, message.arguments))
             inbound.pool.submit(self._answer, request_id, work)

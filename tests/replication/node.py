@@ -19,6 +19,8 @@ class OneNode:
         self.machine = DatabaseStateMachine("default")
         self.log_time = START
         self.proposed: list[bytes] = []
+        self.turns: list[tuple[bytes, bool]] = []
+        self.released: list[bytes] = []
         # Faults. Each takes the payloads of one proposal and says whether it strikes.
         self.unavailable = False
         self.lose_answer = lambda payloads: False  # applied, but the caller hears nothing
@@ -45,6 +47,17 @@ class OneNode:
             self._work.put((payloads, done))
             if twice:  # as where a leader change left two copies in the log
                 self._work.put((payloads, lambda outcomes: None))
+
+    def take_turn(self, key, *, is_fence, timeout):
+        """Granted at once: there is no leader who would hold anything back."""
+        self.turns.append((key, is_fence))
+        return True
+
+    def renew_turn(self, key, *, is_fence):
+        pass
+
+    def release_turn(self, key):
+        self.released.append(key)
 
     def status(self):
         return {}

@@ -12,6 +12,7 @@ from django.db.utils import OperationalError
 from raftlog.backends.exceptions import NotReplicable, TransactionConflict, TransactionTooLarge
 from raftlog.backends.sqlite3.capture import NotCapturing, TooLarge
 from raftlog.backends.sqlite3.cursor import GuardedCursor
+from raftlog.backends.sqlite3.interlude import needs_cluster_turn, without_turn
 from raftlog.backends.sqlite3.statements import Kind, StatementInfo, describe, savepoint_name
 from raftlog.backends.sqlite3.transaction import State, Transaction
 from raftlog.replication.shapes import UnsupportedTable, quoted
@@ -122,7 +123,9 @@ class Control(Transaction):
             self._alone(lambda: self._captured_and_observed(cursor, info, call, sql, runs))
             return
         if self.state is not State.WRITING:
-            self._start_writing()
+            self._start_writing(is_exposed=not info.adds_rows_only)
+        elif not info.adds_rows_only and needs_cluster_turn(self):
+            without_turn(self, self.cluster.take)
         self._captured_and_observed(cursor, info, call, sql, runs)
 
     def _captured_and_observed(
@@ -138,7 +141,7 @@ class Control(Transaction):
         for attempt in range(1, MAX_ATTEMPTS + 1):
             self.state = State.BEGUN
             try:
-                self._start_writing()
+                self._start_writing(attempt=attempt)
                 run()
             except BaseException:
                 self.rollback()
@@ -204,11 +207,23 @@ class Control(Transaction):
             return
         run = partial(self._replay, cursor, sql, parameters, info)
         if self.state is State.IDLE and not self.manual:
-            self._alone(run)
+            self._fenced_alone(run)
             return
         if self.state is not State.WRITING:
+            if not self.applies:
+                self.cluster.take(is_fence=True)
             self._start_writing()
         run()
+
+    def _fenced_alone(self, run: Callable[[], None]) -> None:
+        if self.cluster.is_settled:
+            self._alone(run)
+            return
+        self.cluster.fence()
+        try:
+            self._alone(run)
+        finally:
+            self.cluster.unfence()
 
     def _replay(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         authorizer = self.authorizer
@@ -228,11 +243,23 @@ class Control(Transaction):
             self.capture.sink.enabled = self.state is State.WRITING
         self.capture.sink.changes.append(Statement(sql, list(parameters), bool(legacy)))
 
+    def fence(self) -> None:
+        """A schema change begins: take the cluster's turn as a fence, where this host's turn is not held."""
+        with self._lock:
+            if self.state in (State.IDLE, State.BEGUN) and not self.applies:
+                self.cluster.fence()
+
+    def unfence(self) -> None:
+        with self._lock:
+            self.cluster.unfence()
+
     # Transaction control
 
     def _begin(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         if self.state is not State.IDLE:
             raise sqlite3.OperationalError("cannot start a transaction within a transaction")
+        if not self.applies:
+            self.cluster.at_begin()
         self.state = State.BEGUN
         if self.applies:
             self._start_writing()

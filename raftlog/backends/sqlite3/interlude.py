@@ -1,21 +1,24 @@
-"""Giving the turn back in the middle of a transaction, and going on (rule 12).
+"""Giving the turn back in the middle of a transaction, and going on (rules 12 and 15).
 
-A block of automatic keys cannot be reserved by a transaction that holds the turn: the reservation could not be
-applied. So such a transaction is rolled back, the keys are reserved, and what it had captured is done again
-from the newer state, if nothing that it read or wrote has changed meanwhile; else it is a conflict.
+A block of automatic keys cannot be reserved by a transaction that holds the host's turn: the reservation could not be
+applied. Nor can it wait for the cluster's turn, since what comes before that could not be applied. So such a
+transaction is rolled back, the keys are reserved or the turn is taken, and what it had captured is done again from
+the newer state, if nothing that it read or wrote has changed meanwhile; else it is a conflict.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.backends.sqlite3.turn import watchdog
 from raftlog.replication.certify import Refused, check_unchanged_since
 from raftlog.replication.shapes import TableShape, quoted
 from raftlog.replication.write_set import DELETE, INSERT, Captured, SequenceSet, Statement, is_same
+
+DONE_AGAIN: Final = 64  # changes that are worth doing again for the cluster's turn
 
 if TYPE_CHECKING:
     from raftlog.backends.sqlite3.transaction import Transaction
@@ -24,6 +27,14 @@ if TYPE_CHECKING:
 def can_pause(transaction: Transaction) -> bool:
     """Schema statements are not done twice; nor need they be: nobody else's entry may come between."""
     return not any(isinstance(change, Statement) for change in transaction.capture.sink.changes)
+
+
+def needs_cluster_turn(transaction: Transaction) -> bool:
+    """Rows were added, now others are to be changed, and nobody would run this transaction again: it wants the turn."""
+    cluster, changes = transaction.cluster, transaction.capture.sink.changes
+    if transaction.applies or cluster.is_settled or len(changes) > DONE_AGAIN or not can_pause(transaction):
+        return False
+    return cluster.is_wanted(is_exposed=True)
 
 
 def without_turn(transaction: Transaction, work: Callable[[], object]) -> None:
@@ -40,12 +51,12 @@ def without_turn(transaction: Transaction, work: Callable[[], object]) -> None:
     try:
         work()
         transaction._savepoints = []
-        transaction._start_writing()
+        transaction._start_writing(is_exposed=False)
         with transaction._internal():
             if transaction.base != base:
                 _check_since(transaction, base, changes, shapes)
             if capture.schema.version != version and version != -1:
-                raise TransactionConflict("the schema changed while automatic keys were reserved; nothing was changed")
+                raise TransactionConflict("the schema changed while the turn was given back; nothing was changed")
             capture.sink.enabled, capture.sink.muted = False, True
             _do_again(transaction._cursor, changes, shapes, savepoints)
     except BaseException as error:
@@ -75,7 +86,7 @@ def _check_since(
     try:
         check_unchanged_since(transaction.applier.marks, base, sorted(observed.tables), written, tables)
     except Refused as refused:
-        raise TransactionConflict(f"{refused}, while automatic keys were reserved; nothing was changed") from None
+        raise TransactionConflict(f"{refused}, while the turn was given back; nothing was changed") from None
 
 
 def _do_again(

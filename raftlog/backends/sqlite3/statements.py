@@ -92,6 +92,11 @@ class StatementInfo:
     prepared: bool = False
     sets_sequence: bool = False
 
+    @property
+    def adds_rows_only(self) -> bool:
+        """A plain INSERT: nothing that others do to rows that exist can make it conflict."""
+        return self.word == "INSERT" and not self.has_select and not self.has_conflict_clause
+
     def tables_read(self) -> set[str]:
         """The tables that a run of this statement read, otherwise than through `by_column`."""
         if not self.prepared:

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import weakref
 
+from raftlog.backends.cluster_turns import TransactionTurn
 from raftlog.backends.exceptions import TransactionConflict, TurnExpired, conflict
 from raftlog.backends.log import TransactionLog
 from raftlog.backends.sqlite3.authorizer import Authorizer
@@ -56,6 +57,7 @@ class Transaction:
         self.connection = connection
         self.log = log
         self.turn = turn
+        self.cluster = TransactionTurn(log)
         self.turn_limit = turn_limit
         self.snapshot_isolation = snapshot_isolation
         self.max_bytes = max_bytes
@@ -85,11 +87,16 @@ class Transaction:
         for name, _ in self._savepoints:
             self._internally(f"SAVEPOINT {quoted(name)}")
 
-    def _start_writing(self) -> None:
-        """The first write: take the turn, and go on only from the state that the reads saw (rule 9)."""
+    def _start_writing(self, *, is_exposed: bool = True, attempt: int = 0) -> None:
+        """The first write: take the turns, and go on only from the state that the reads saw (rules 9, 14 and 15).
+
+        `attempt`: of a single statement in a transaction of its own. `is_exposed`: see TransactionTurn.
+        """
         if self.state is State.IDLE:
             self.state = State.BEGUN
         self.read_ahead()
+        if not self.applies:
+            self.cluster.before_write(attempt=attempt, is_exposed=is_exposed or bool(self.observed))
         self.turn.take()
         try:
             self._begin_with_turn()
@@ -101,7 +108,8 @@ class Transaction:
             raise
         self.capture.start()
         self.state = State.WRITING
-        if self.turn_limit is not None and not self.applies:
+        # Behind a fence nobody else's entry waits for this host's turn.
+        if self.turn_limit is not None and not self.applies and not self.cluster.is_fenced:
             watchdog.watch(self.turn, self.turn_limit, self._expire)
 
     def read_ahead(self) -> None:
@@ -152,6 +160,7 @@ class Transaction:
         try:
             check_unchanged_since(self.applier.marks, seen, sorted(observed.tables), list(observed.rows), ())
         except Refused as refused:
+            effects.conflicted()
             raise TransactionConflict(f"{refused}, and now it wants to write; nothing was changed") from None
 
     def commit(self) -> None:
@@ -204,6 +213,8 @@ class Transaction:
                 self.keys.used()
                 effects.happened()
                 return
+            if verdict.kind is not VerdictKind.INTEGRITY:
+                effects.conflicted()
             if verdict.kind is VerdictKind.UNIQUE_CONFLICT:
                 self.keys.collided()
             raise conflict(verdict)
@@ -250,6 +261,7 @@ class Transaction:
         self.capture.sink.clear()
         self.keys.unused()
         self.observed = Observed(self.capture.schema)
+        self.cluster.release()
 
     def close(self) -> None:
         with self._lock:

@@ -240,6 +240,15 @@ class AttachedNode:
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[ports.Outcome]], None]) -> None:
         self._nodes.client(self._nodes.pinned).propose(payloads, timeout, done)
 
+    def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
+        return self._nodes.client(self._nodes.pinned).take_turn(key, is_fence=is_fence, timeout=timeout)
+
+    def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
+        self._nodes.client(self._nodes.pinned).renew_turn(key, is_fence=is_fence)
+
+    def release_turn(self, key: bytes) -> None:
+        self._nodes.client(self._nodes.pinned).release_turn(key)
+
     def status(self) -> dict[str, Any]:
         return self._nodes.client(self._nodes.pinned).status()
 
