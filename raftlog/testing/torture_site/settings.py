@@ -1,4 +1,8 @@
-"""Settings of a torture run's nodes and clients, which differ in RAFTLOG_OPTIONS and RAFTLOG_DATABASE."""
+"""Settings of a torture run's nodes and clients, which differ in RAFTLOG_OPTIONS and RAFTLOG_DATABASE.
+
+RAFTLOG_ENGINE=raftlog.backends.sqlite3 replicates what plain ORM code writes, too. RAFTLOG_DATABASE_OPTIONS (JSON)
+stands in for OPTIONS.
+"""
 
 import json
 import os
@@ -8,15 +12,20 @@ BASE_DIR = Path.cwd()
 SECRET_KEY = "for torture runs only: the nodes' keys come in RAFTLOG_OPTIONS"
 RAFTLOG = json.loads(os.environ.get("RAFTLOG_OPTIONS", "{}"))
 INSTALLED_APPS = ["raftlog", "raftlog.testing.torture_site"]
+_OPTIONS = {
+    "django.db.backends.sqlite3": {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    },
+    "raftlog.backends.sqlite3": {"init_command": "PRAGMA synchronous=NORMAL;"},
+}
+_ENGINE = os.environ.get("RAFTLOG_ENGINE", "django.db.backends.sqlite3")
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": _ENGINE,
         "NAME": os.environ.get("RAFTLOG_DATABASE", "torture.sqlite3"),
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        "OPTIONS": json.loads(os.environ.get("RAFTLOG_DATABASE_OPTIONS", "null")) or _OPTIONS[_ENGINE],
     },
 }
 ASGI_APPLICATION = "raftlog.testing.torture_site.asgi.application"
