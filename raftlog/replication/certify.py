@@ -117,8 +117,15 @@ class LastChanged:
         self._cursor.row_factory = None
 
     def make_tables(self) -> None:
-        for statement in STATE_TABLES:
-            self._cursor.execute(statement)
+        """All or none, whatever crashes: who finds one of them takes the others to be there. Outside a transaction."""
+        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in STATE_TABLES:
+                self._cursor.execute(statement)
+        except BaseException:
+            self._cursor.execute("ROLLBACK")
+            raise
+        self._cursor.execute("COMMIT /* raftlog */")
 
     def positions(self) -> Positions:
         rows = self._cursor.execute("SELECT applied, last_data, last_schema FROM raftlog_positions").fetchall()

@@ -163,6 +163,7 @@ class Control(Transaction):
             authorizer.captured = self.capture.installed
             authorizer.refusal = ""
             authorizer.missing = set()
+            cursor._rows = None  # of a run before this one, which met a conflict
             try:
                 call()
                 if cursor.description is not None:  # RETURNING: the rows are fetched before the rollback
@@ -301,6 +302,8 @@ class Control(Transaction):
             self._internally(f"ROLLBACK TO {quoted(name)}")
         del self._savepoints[position + 1 :]
         if self.state is State.WRITING:
+            if not self.applies:
+                self.observed.undone(self.capture.sink.changes[length:], self.capture.sink.shapes)
             self.capture.sink.cut(length)
             with self._internal():
                 self.capture.sync()

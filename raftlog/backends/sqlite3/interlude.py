@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from raftlog.backends.exceptions import TransactionConflict
+from raftlog.backends.exceptions import TransactionConflict, UniqueConflict
 from raftlog.backends.sqlite3.turn import watchdog
 from raftlog.replication.certify import Refused, check_unchanged_since
 from raftlog.replication.shapes import TableShape, quoted
@@ -58,7 +58,10 @@ def without_turn(transaction: Transaction, work: Callable[[], object]) -> None:
             if capture.schema.version != version and version != -1:
                 raise TransactionConflict("the schema changed while the turn was given back; nothing was changed")
             capture.sink.enabled, capture.sink.muted = False, True
-            _do_again(transaction._cursor, changes, shapes, savepoints)
+            try:
+                _do_again(transaction._cursor, changes, shapes, savepoints)
+            except sqlite3.IntegrityError as error:
+                raise UniqueConflict(f"{error}, by another, while the turn was given back") from error
     except BaseException as error:
         transaction._die(error if isinstance(error, TransactionConflict) else TransactionConflict(str(error)))
         raise

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from raftlog.backends.sqlite3.statements import EVERYTHING, Kind, StatementInfo, key_parameters
 from raftlog.replication.shapes import Schema, TableShape, UnsupportedTable, is_replicated
+from raftlog.replication.write_set import DELETE, INSERT, Captured, SequenceSet, Statement
 
 # Runs of statements kept before their reads are worked out, so that a long reader's memory stays small.
 _KEPT: Final = 512
@@ -54,6 +55,18 @@ class Observed:
         tables = info.reads | info.writes
         self.tables.update(tables)
         self.target_tables.update(tables)
+
+    def undone(self, changes: Iterable[Captured], shapes: Mapping[int, TableShape]) -> None:
+        """Changes that a savepoint takes back: that a key or unique value was free is something it has read."""
+        for change in changes:
+            if isinstance(change, (Statement, SequenceSet)):
+                continue
+            operation, number, values = change
+            shape = shapes[number]
+            if operation == INSERT and shape.unique.issubset(shape.key):
+                self.rows[shape.name, shape.key_of(values)] = shape
+            elif operation != DELETE:
+                self.tables.add(shape.name)
 
     def _settle_by_key(self, info: StatementInfo, sql: str, parameters: Any, tables: set[str]) -> bool:
         if info.by_column is None or isinstance(parameters, Mapping) or not isinstance(parameters, Sequence):

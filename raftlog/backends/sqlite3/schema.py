@@ -32,6 +32,8 @@ class DatabaseSchemaEditor(stock.DatabaseSchemaEditor):
         try:
             super().__exit__(*exc_info)
         finally:
+            # The stock editor forgets it where its commit fails, and here a commit may always conflict.
+            self.connection.enable_constraint_checking()
             self._unfence()
 
     def _unfence(self) -> None:
