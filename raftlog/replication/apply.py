@@ -13,17 +13,15 @@ Every signal and on_commit hook fires on every node; `is_applying()` tells. Hook
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
 from django.db import IntegrityError, connections
 from django.db.utils import Error as DjangoDatabaseError
 
-from raftlog import signals
 from raftlog.consensus.configuration import decode_configuration
 from raftlog.consensus.entries import (
     COMMAND,
@@ -38,14 +36,25 @@ from raftlog.consensus.entries import (
 )
 from raftlog.exceptions import ApplyStopped, InvalidEntry
 from raftlog.replication import codec
+from raftlog.replication.after_commit import after_commit
 from raftlog.replication.certify import VerdictKind, encode_verdict
 from raftlog.replication.context import CommandContext, applying, is_applying
 from raftlog.replication.database import ApplyConnection
 from raftlog.replication.failures import Blame, blame, encode_failure, is_infrastructure
 from raftlog.replication.foreign_keys import SchemaChanged, Suspect
 from raftlog.replication.registry import Command, Registry, registry
-from raftlog.replication.sessions import Result, Sessions, Stage
-from raftlog.replication.tables import Applied, ensure_tables, read_applied, write_applied
+from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries
+from raftlog.replication.running_hash import History
+from raftlog.replication.sessions import Result, Sessions
+from raftlog.replication.tables import (
+    Applied,
+    ensure_tables,
+    read_applied,
+    read_diverged,
+    write_applied,
+    write_diverged,
+)
+from raftlog.replication.watch import Held, Watch
 from raftlog.runtime.ports import APPLIED, FAILED, Outcome
 
 __all__ = ["DatabaseStateMachine", "is_applying"]
@@ -56,53 +65,6 @@ MAX_RESULT_BYTES: Final = 1 << 20  # a constant of the code: it decides a verdic
 FIRST_RETRY: Final = 0.05  # seconds until an unavailable database is tried again; doubled up to
 LAST_RETRY: Final = 2.0
 GUARDED_BATCHES: Final = 8  # how many batches are guarded from the start after one had a failure
-
-
-class Mode(enum.Enum):
-    """How the entries of one transaction are run."""
-
-    TOGETHER = "together"
-    GUARDED = "guarded"
-    ALONE = "alone"
-
-
-class _TryAgain(Exception):
-    """Rolled back, nothing has changed: run it again in this mode."""
-
-    def __init__(self, mode: Mode) -> None:
-        self.mode = mode
-        super().__init__(mode)
-
-
-class _Cut(Exception):
-    """This entry is not applied in this transaction. `stop`: nor in any; else it is run alone."""
-
-    def __init__(self, stop: ApplyStopped | None) -> None:
-        self.stop = stop
-        super().__init__(stop)
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One entry of a batch, while it is applied."""
-
-    index: int
-    term: int
-    log_time: int
-    payload: bytes
-
-
-class Run:
-    """What one transaction did: kept until it is committed, dropped if it is not."""
-
-    def __init__(self, sessions: Sessions, applied: Applied) -> None:
-        self.stage = Stage(sessions)
-        self.before = applied
-        self.applied = applied
-        self.outcomes: list[Outcome] = []
-        self.done: list[tuple[CommandContext, Command, int]] = []  # with its status
-        self.hooks: list[Callable[[], Any]] = []
-        # The next entry cannot be part of this transaction.
-        self.cut: _Cut | None = None
 
 
 class DatabaseStateMachine:
@@ -133,20 +95,23 @@ class DatabaseStateMachine:
         # A run whose commit began and of which no answer has come: the database knows.
         self._committing: Run | None = None
         self._guarded_left = 0
-        self._applied = self._load()
+        self._applied, diverged = self._load()
+        # What this thread and the one that compares nodes tell each other.
+        self.watch = Watch(History(self._applied.index, self._applied.fingerprint), diverged)
+        self._is_marked = bool(diverged)
 
-    def _load(self) -> Applied:
+    def _load(self) -> tuple[Applied, str]:
         connection = connections[self.alias]
         was_open = connection.connection is not None
         applying_the_log = getattr(connection, "applying", contextlib.nullcontext)  # as a raftlog backend is told
         with applying_the_log():
             ensure_tables(self.alias)
-            applied = read_applied(connection)
+            applied, diverged = read_applied(connection), read_diverged(connection)
             with connection.cursor() as cursor:
                 self._sessions.load(cursor)
         if not was_open:
             connection.close()
-        return applied
+        return applied, diverged
 
     @property
     def last_applied(self) -> int:
@@ -159,6 +124,7 @@ class DatabaseStateMachine:
     def stop(self) -> None:
         """Give up waiting for an unavailable database: apply() raises ApplyStopped. Thread-safe."""
         self._stopping.set()
+        self.watch.stop()
 
     def close(self) -> None:
         if self._database is not None:
@@ -169,6 +135,7 @@ class DatabaseStateMachine:
         """See ports.StateMachine. Raises ValueError where `batch` does not start at last_applied + 1."""
         if batch.first_index != self.last_applied + 1:
             raise ValueError(f"entries from {batch.first_index} on given, {self.last_applied} was applied last")
+        self._stop_if_diverged()
         outcomes: list[Outcome] = []
         mode = self.first_mode()
         delay = FIRST_RETRY
@@ -176,11 +143,18 @@ class DatabaseStateMachine:
             try:
                 run = self._apply_some(batch.slice(self.last_applied + 1, batch.last_index), mode)
                 outcomes += run.outcomes
+                self._stop_if_diverged()
                 mode = Mode.ALONE if run.cut else Mode.GUARDED if mode is Mode.ALONE else mode
                 delay = FIRST_RETRY
-            except _TryAgain as again:
+            except TryAgain as again:
                 mode = again.mode
                 self._guarded_left = GUARDED_BATCHES
+            except Held as held:
+                self._unhealthy(f"entry {held.index}, which is held until a majority's running hash is known: {held}")
+                self.watch.hold(held)
+                self._stop_if_diverged()
+                if self._stopping.is_set():
+                    raise ApplyStopped(f"stopped while entry {held.index} was held") from held
             except ApplyStopped as stopped:
                 self._unhealthy(str(stopped))
                 raise
@@ -199,7 +173,7 @@ class DatabaseStateMachine:
     # One transaction
 
     def _apply_some(self, part: EntryBatch, mode: Mode) -> Run:
-        """Apply `part`, or its first entries, in one transaction. Raises _TryAgain, ApplyStopped, database errors."""
+        """Apply `part`, or its first entries, in one transaction. Raises TryAgain, ApplyStopped, database errors."""
         database = self._open()
         if isinstance(database, Run):
             return database
@@ -215,11 +189,11 @@ class DatabaseStateMachine:
             # The commit itself: a deferred constraint does not hold.
             self._committing = None
             if mode is not Mode.ALONE:
-                raise _TryAgain(Mode.ALONE) from error
+                raise TryAgain(Mode.ALONE) from error
             run = self._transact(database, part, mode, error)
         except SchemaChanged:
             database.close()
-            raise _TryAgain(mode) from None
+            raise TryAgain(mode) from None
         self._finish(run)
         return run
 
@@ -228,7 +202,7 @@ class DatabaseStateMachine:
         try:
             with database.transaction(part.payloads[0] if mode is Mode.ALONE else b""):
                 if mode is not Mode.ALONE and not database.guard.can_batch:
-                    raise _TryAgain(Mode.ALONE)
+                    raise TryAgain(Mode.ALONE)
                 self._run_entries(database, part, mode, run, verdict)
                 if mode is not Mode.ALONE:
                     database.before_commit()
@@ -239,7 +213,7 @@ class DatabaseStateMachine:
                 run.hooks = database.take_hooks()
                 self._committing = run
         except Suspect:
-            raise _TryAgain(Mode.ALONE) from None
+            raise TryAgain(Mode.ALONE) from None
         return run
 
     def _run_entries(
@@ -248,12 +222,12 @@ class DatabaseStateMachine:
         for entry in entries(part):
             try:
                 self._run_entry(database, entry, mode, run, verdict)
-            except _Cut as cut:
+            except Cut as cut:
                 if run.applied is run.before:  # nothing before it
-                    raise (cut.stop or _TryAgain(Mode.ALONE)) from cut.__cause__
+                    raise (cut.stop or TryAgain(Mode.ALONE)) from cut.__cause__
                 run.cut = cut
                 return
-            run.applied = Applied(run.applied.cluster_id, entry.index, entry.term, entry.log_time)
+            run.passed(entry, keeps_hash=database.transactions is not None)
 
     def _run_entry(
         self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
@@ -267,10 +241,11 @@ class DatabaseStateMachine:
                     if kind == COMMAND:
                         result = self._run_command(database, entry, mode, run, verdict)
                     else:
-                        result = self._run_transaction(database, entry, mode, verdict)
-                except _Cut:
+                        result = self._run_transaction(database, entry, mode, run, verdict)
+                except Cut:
                     run.stage.undo_admit()
                     raise
+                run.fold(entry, result, database.take_differences())
                 run.stage.record(header, result)
             run.outcomes.append(Outcome(entry.payload[KEY], *result))
         elif kind == OPEN_SESSION:
@@ -279,7 +254,7 @@ class DatabaseStateMachine:
         elif kind == CONFIGURATION:
             self._adopt_cluster(entry, run)
         elif kind != NO_OP:
-            raise _Cut(
+            raise Cut(
                 ApplyStopped(f"entry {entry.index} is of kind {kind}, which this version of raftlog cannot apply")
             )
 
@@ -288,29 +263,37 @@ class DatabaseStateMachine:
         try:
             cluster_id = decode_configuration(entry.payload).cluster_id
         except InvalidEntry as error:
-            raise _Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
+            raise Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
         known = run.applied.cluster_id
         if known and cluster_id != known:
-            raise _Cut(ApplyStopped(f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"))
+            raise Cut(ApplyStopped(f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"))
         run.applied = run.applied._replace(cluster_id=cluster_id)
 
     # One transaction
 
     def _run_transaction(
-        self, database: ApplyConnection, entry: Entry, mode: Mode, failed_commit: IntegrityError | None
+        self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, failed_commit: IntegrityError | None
     ) -> Result:
         if failed_commit is not None:
             text = f"entry {entry.index}: a certified transaction was refused at its commit: {failed_commit}"
-            raise _Cut(ApplyStopped(text)) from failed_commit
+            raise Cut(ApplyStopped(text)) from failed_commit
         try:
             verdict = database.apply_transaction(entry.index, entry.payload[HEADER_BYTES:], alone=mode is Mode.ALONE)
         except Suspect as suspect:
             if mode is Mode.TOGETHER:
-                raise _TryAgain(Mode.GUARDED) from suspect
-            raise _Cut(None) from suspect
+                raise TryAgain(Mode.GUARDED) from suspect
+            raise Cut(None) from suspect
         except ApplyStopped as stopped:
-            raise _Cut(stopped) from stopped
-        return Result(APPLIED if verdict.kind is VerdictKind.APPLIED else FAILED, entry.index, encode_verdict(verdict))
+            raise Cut(stopped) from stopped
+        status = APPLIED if verdict.kind is VerdictKind.APPLIED else FAILED
+        result = Result(status, entry.index, encode_verdict(verdict))
+        cause = database.unexplained()
+        if cause is not None and self.watch.must_hold(entry.index):
+            if mode is not Mode.ALONE:
+                raise Cut(None)
+            run.fold(entry, result, b"")
+            raise Held(entry.index, run.value, cause)
+        return result
 
     # One command
 
@@ -337,23 +320,23 @@ class DatabaseStateMachine:
         return result
 
     def _find(self, entry: Entry) -> tuple[Command, dict[str, Any]]:
-        """The function and arguments that an entry names. Raises _Cut where this node's code has none such."""
+        """The function and arguments that an entry names. Raises Cut where this node's code has none such."""
         try:
             name, version, arguments = codec.decode_command(memoryview(entry.payload)[HEADER_BYTES:])
         except msgspec.DecodeError as error:
-            raise _Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
+            raise Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
         command = self._commands.get(name, version)
         if command is None:
             known = [v for n, v in self._commands.known() if n == name]
             have = f"it knows version {', '.join(map(str, known))}" if known else "it knows none of that name"
-            raise _Cut(
+            raise Cut(
                 ApplyStopped(
                     f"entry {entry.index} is the command {name!r} version {version}, which this node does not know "
                     f"({have}); install the code that has it and start the node again"
                 )
             )
         if not command.arguments.accepts(arguments.keys()):
-            raise _Cut(
+            raise Cut(
                 ApplyStopped(
                     f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's "
                     "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
@@ -392,12 +375,12 @@ class DatabaseStateMachine:
                 raise error
             raise DjangoDatabaseError(f"{type(error).__name__}: {error}") from error
         if mode is Mode.TOGETHER:
-            raise _TryAgain(Mode.GUARDED) from error
+            raise TryAgain(Mode.GUARDED) from error
         if isinstance(error, Suspect) and mode is Mode.GUARDED:
-            raise _Cut(None) from error
+            raise Cut(None) from error
         if whose is Blame.NODE:
             text = f"entry {entry.index}, command {command.name!r}: {type(error).__name__}: {error}"
-            raise _Cut(ApplyStopped(text)) from error
+            raise Cut(ApplyStopped(text)) from error
         return Result(FAILED, entry.index, encode_failure(error, command.raises))
 
     # After the commit
@@ -407,49 +390,39 @@ class DatabaseStateMachine:
         self._committing = None
         self._sessions.take(run.stage)
         self._applied = run.applied
+        self.watch.history.extend(run.links, run.applied.index)
         if not self.healthy:
             logger.warning("applying again, up to entry %d (%s)", run.applied.index, self.last_error)
             self.healthy, self.last_error = True, ""
-        self._after_commit(run)
+        after_commit(run, self.is_leader, DatabaseStateMachine)
         if run.cut is not None and run.cut.stop is not None:
             raise run.cut.stop
 
-    def _after_commit(self, run: Run) -> None:
-        """Effects outside the database. Whatever they raise, the entries are applied."""
-        effects = [(f"an on_commit hook of entries up to {run.applied.index}", hook) for hook in run.hooks]
-        if any(context.effects for context, _, _ in run.done) and self.is_leader():
-            effects += [
-                (f"on_leader of entry {context.index} ({context.command})", effect)
-                for context, _, _ in run.done
-                for effect in context.effects
-            ]
-        applying.command = run.done[-1][0] if run.done else None
-        try:
-            for what, effect in effects:
-                try:
-                    effect()
-                except Exception:  # user code; the entry is applied whatever it does
-                    logger.exception("%s failed", what)
-            if signals.entry_applied.receivers:
-                self._send_signals(run)
-        finally:
-            applying.command = None
+    # Between batches, and where this database has diverged (rule 16)
 
-    def _send_signals(self, run: Run) -> None:
-        for context, command, status in run.done:
-            answers = signals.entry_applied.send_robust(
-                DatabaseStateMachine,
-                index=context.index,
-                term=context.term,
-                command=command.name,
-                version=command.version,
-                status=status,
-            )
-            for receiver, answer in answers:
-                if isinstance(answer, Exception):
-                    logger.error(
-                        "entry_applied receiver %r failed at entry %d", receiver, context.index, exc_info=answer
-                    )
+    def look_around(self) -> None:
+        """Nothing is to be applied just now: has anybody else written this database? Called by the apply thread."""
+        try:
+            database = self._open()
+            if isinstance(database, Run):
+                return
+            if self.watch.diverged and not self._is_marked:
+                write_diverged(database.connection, self.watch.diverged)
+                self._is_marked = True
+            if database.was_changed_elsewhere():
+                self.watch.changed_elsewhere(self.last_applied)
+        except DjangoDatabaseError as error:
+            self._unhealthy(f"{type(error).__name__}: {error}")
+            if self._database is not None:
+                self._database.close()
+
+    def _stop_if_diverged(self) -> None:
+        """Apply nothing more to a database that has diverged, until the node stops. Raises ApplyStopped."""
+        if self.watch.diverged:
+            self._unhealthy(f"entries from {self.last_applied + 1} on: {self.watch.diverged}")
+            self.look_around()
+            self._stopping.wait()
+            raise ApplyStopped(self.watch.diverged)
 
     # The database, when it is not there
 
@@ -487,13 +460,3 @@ class DatabaseStateMachine:
         if text != self.last_error:
             logger.error("cannot apply %s", text)
         self.healthy, self.last_error = False, text
-
-
-def entries(batch: EntryBatch) -> Iterator[Entry]:
-    """The entries of a batch, one by one: a command costs so much more than the object for it."""
-    index = batch.first_index
-    for count, term, log_time in batch.runs:
-        start = index - batch.first_index
-        for payload in batch.payloads[start : start + count]:
-            yield Entry(index, term, log_time, payload)
-            index += 1

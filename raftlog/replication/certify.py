@@ -65,11 +65,20 @@ def decode_verdict(result: bytes) -> Verdict:
     return Verdict(VerdictKind(kind), reason, first_key, key_epoch)
 
 
-class Refused(Exception):
-    """Raised inside apply to leave it with a verdict."""
+class Unexplained(NamedTuple):
+    """A refusal although nothing that the entry met has changed since its base: a database has diverged (rule 16)."""
 
-    def __init__(self, kind: VerdictKind, reason: str) -> None:
+    table: str
+    key: tuple[Any, ...] | None
+    reason: str
+
+
+class Refused(Exception):
+    """Raised inside apply to leave it with a verdict. `row`: (table, key) of a row that is not as it should be."""
+
+    def __init__(self, kind: VerdictKind, reason: str, row: tuple[str, tuple[Any, ...]] | None = None) -> None:
         self.verdict = Verdict(kind, reason)
+        self.row = row
         super().__init__(reason)
 
 

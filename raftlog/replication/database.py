@@ -12,7 +12,7 @@ from django.db.utils import Error as DjangoDatabaseError
 
 from raftlog.consensus.entries import HEADER_BYTES, WRITE_SET_KINDS
 from raftlog.exceptions import ApplyStopped, InvalidEntry
-from raftlog.replication.certify import Verdict
+from raftlog.replication.certify import Unexplained, Verdict
 from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import Guard, Suspect, make_guard
 from raftlog.replication.tables import Applied, read_applied
@@ -33,6 +33,22 @@ class TransactionPort(Protocol):
     def record(self, index: int) -> None: ...
 
     def set_applied(self, index: int) -> None: ...
+
+    def take_differences(self) -> bytes:
+        """What the entry applied or recorded last did to the sums of its tables: running_hash.encode_differences().
+
+        b"" where that was asked before, or where the entry changed nothing.
+        """
+        ...
+
+    def unexplained(self) -> Unexplained | None:
+        """Why the entry applied last got its verdict, where that was not for an entry since its base: this database,
+        or that on which the transaction ran, is not what the log made it."""
+        ...
+
+    def was_changed_elsewhere(self) -> bool:
+        """Whether another connection has committed since the last call. The first call may say yes."""
+        ...
 
 
 class ApplyConnection:
@@ -123,6 +139,19 @@ class ApplyConnection:
         if self.transactions is not None:
             with self.connection.wrap_database_errors:
                 self.transactions.record(index)
+
+    def take_differences(self) -> bytes:
+        return self.transactions.take_differences() if self.transactions is not None else b""
+
+    def unexplained(self) -> Unexplained | None:
+        return self.transactions.unexplained() if self.transactions is not None else None
+
+    def was_changed_elsewhere(self) -> bool:
+        """Raises what the driver raises, in Django's classes."""
+        if self.transactions is None:
+            return False
+        with self.connection.wrap_database_errors:
+            return self.transactions.was_changed_elsewhere()
 
     def moved_to(self, index: int) -> None:
         if self.transactions is not None:

@@ -36,5 +36,5 @@ def scan_table(connection: sqlite3.Connection, shape: TableShape) -> bytes:
 
 
 def scan(connection: sqlite3.Connection, schema: Schema) -> dict[str, bytes]:
-    """Table -> fingerprint, for every replicated table, from the rows themselves."""
-    return {name: scan_table(connection, schema.table(name)) for name in schema.table_names()}
+    """Table -> fingerprint, for every table that can be replicated, from the rows themselves."""
+    return {shape.name: scan_table(connection, shape) for shape in schema.supported_tables()}

@@ -9,6 +9,7 @@ A table without a primary key is addressed by its rowid, which then stands first
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sqlite3
@@ -172,6 +173,14 @@ class Schema:
 
     def is_view(self, name: str) -> bool:
         return bool(self._rows("SELECT 1 FROM main.sqlite_master WHERE type = 'view' AND name = ?", name))
+
+    def supported_tables(self) -> list[TableShape]:
+        """Shapes of the tables that can be replicated, by name."""
+        found = []
+        for name in self.table_names():
+            with contextlib.suppress(UnsupportedTable):  # whoever writes it is told
+                found.append(self.table(name))
+        return found
 
     def definitions(self) -> dict[str, str]:
         """Table -> everything in the schema that belongs to it (its own, its indexes' and triggers' text)."""

@@ -15,8 +15,9 @@ from django.db import connections, models, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog.exceptions import ApplyStopped
+from raftlog.replication.fingerprint import EMPTY
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class AppliedIndex(models.Model):
@@ -33,6 +34,11 @@ class AppliedIndex(models.Model):
     applied_term: models.BigIntegerField[int, int] = models.BigIntegerField()
     # Log time of that entry, microseconds since the epoch. Replicated.
     log_time: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # The running hash at that entry (running_hash.py), and the index after which it was begun. Replicated.
+    fingerprint: models.BinaryField[bytes, bytes] = models.BinaryField()
+    fingerprint_since: models.BigIntegerField[int, int] = models.BigIntegerField()
+    # How this database differs from that of the cluster's majority, "": it is not known to. Node-local.
+    diverged: models.TextField[str, str] = models.TextField()
 
     class Meta:
         app_label = "raftlog"
@@ -91,7 +97,10 @@ _CREATE: Final = (
         cluster_id varchar(32) NOT NULL,
         applied_index bigint NOT NULL,
         applied_term bigint NOT NULL,
-        log_time bigint NOT NULL
+        log_time bigint NOT NULL,
+        fingerprint {bytes} NOT NULL,
+        fingerprint_since bigint NOT NULL,
+        diverged text NOT NULL
     )""",
     """CREATE TABLE IF NOT EXISTS raftlog_clientsession (
         session {bytes} NOT NULL PRIMARY KEY,
@@ -108,9 +117,16 @@ _CREATE: Final = (
         PRIMARY KEY (session, sequence)
     ){options}""",
 )
+# From version 1. What was applied under it is in no running hash.
+_UPGRADE: Final = (
+    "ALTER TABLE raftlog_appliedindex ADD COLUMN fingerprint {bytes} NOT NULL DEFAULT {empty}",
+    "ALTER TABLE raftlog_appliedindex ADD COLUMN fingerprint_since bigint NOT NULL DEFAULT 0",
+    "ALTER TABLE raftlog_appliedindex ADD COLUMN diverged text NOT NULL DEFAULT ''",
+    "UPDATE raftlog_appliedindex SET fingerprint_since = applied_index, schema_version = 2",
+)
 _VENDOR_TYPES: Final = {
-    "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID"},
-    "postgresql": {"bytes": "bytea", "options": ""},
+    "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID", "empty": f"x'{EMPTY.hex()}'"},
+    "postgresql": {"bytes": "bytea", "options": "", "empty": rf"'\x{EMPTY.hex()}'"},
 }
 
 
@@ -121,6 +137,8 @@ class Applied(NamedTuple):
     index: int  # type: ignore[assignment]  # a tuple's index(), which nobody misses here
     term: int
     log_time: int
+    fingerprint: bytes
+    fingerprint_since: int
 
 
 def ensure_tables(alias: str) -> None:
@@ -137,7 +155,11 @@ def ensure_tables(alias: str) -> None:
         cursor.execute("SELECT schema_version FROM raftlog_appliedindex")
         row = cursor.fetchone()
         if row is None:
-            cursor.execute("INSERT INTO raftlog_appliedindex VALUES (1, %s, '', 0, 0, 0)", [SCHEMA_VERSION])
+            row = [SCHEMA_VERSION, EMPTY]
+            cursor.execute("INSERT INTO raftlog_appliedindex VALUES (1, %s, '', 0, 0, 0, %s, 0, '')", row)
+        elif row[0] == 1:
+            for statement in _UPGRADE:
+                cursor.execute(statement.format(**_VENDOR_TYPES[connection.vendor]))
         elif row[0] != SCHEMA_VERSION:
             raise ApplyStopped(
                 f"raftlog's tables in DATABASES[{alias!r}] have version {row[0]}, this raftlog knows {SCHEMA_VERSION}; "
@@ -149,7 +171,8 @@ def read_applied(connection: BaseDatabaseWrapper) -> Applied:
     """Raises ApplyStopped where the row is missing."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT cluster_id, applied_index, applied_term, log_time FROM raftlog_appliedindex WHERE id = 1"
+            "SELECT cluster_id, applied_index, applied_term, log_time, fingerprint, fingerprint_since"
+            " FROM raftlog_appliedindex WHERE id = 1"
         )
         row = cursor.fetchone()
     if row is None:
@@ -157,14 +180,28 @@ def read_applied(connection: BaseDatabaseWrapper) -> Applied:
             f"the row of raftlog_appliedindex in DATABASES[{connection.alias!r}] is gone: what has been applied is not "
             "known; restore the database from a peer or a backup"
         )
-    return Applied(*row)
+    cluster_id, index, term, log_time, fingerprint, since = row
+    return Applied(cluster_id, index, term, log_time, bytes(fingerprint), since)
+
+
+def read_diverged(connection: BaseDatabaseWrapper) -> str:
+    """How this database was found to differ from the majority's, "" where it was not."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT diverged FROM raftlog_appliedindex WHERE id = 1")
+        return str(cursor.fetchone()[0])
+
+
+def write_diverged(connection: BaseDatabaseWrapper, text: str) -> None:
+    """Remember it across restarts: it goes with the database, so that a new one begins without it."""
+    with transaction.atomic(using=connection.alias), connection.cursor() as cursor:
+        cursor.execute("UPDATE raftlog_appliedindex SET diverged = %s WHERE id = 1", [text])
 
 
 def write_applied(cursor: Any, before: Applied, after: Applied) -> None:
     """Move the applied index, in the transaction of the changes. Raises ApplyStopped where it is not at `before`."""
     cursor.execute(
-        "UPDATE raftlog_appliedindex SET cluster_id = %s, applied_index = %s, applied_term = %s, log_time = %s"
-        " WHERE id = 1 AND applied_index = %s",
+        "UPDATE raftlog_appliedindex SET cluster_id = %s, applied_index = %s, applied_term = %s, log_time = %s,"
+        " fingerprint = %s, fingerprint_since = %s WHERE id = 1 AND applied_index = %s",
         [*after, before.index],
     )
     if cursor.rowcount != 1:

@@ -23,19 +23,23 @@ from raftlog.exceptions import InvalidEntry
 from raftlog.replication.certify import (
     APPLIED,
     MAX_MARKED_ROWS,
+    NO_MARKS,
     ForeignKeyCheck,
     LastChanged,
     Refused,
     TableMarks,
+    Unexplained,
     Verdict,
     VerdictKind,
     check_unchanged_since,
     slot_of,
 )
-from raftlog.replication.fingerprint import EMPTY, row_number, scan_table
+from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number, scan, scan_table
+from raftlog.replication.running_hash import encode_differences
 from raftlog.replication.shapes import Schema, TableShape, quoted
 from raftlog.replication.write_set import (
     FORMAT,
+    HASH_BYTES,
     INSERT,
     UPDATE,
     Captured,
@@ -68,10 +72,27 @@ class TransactionApplier:
         self.marks = LastChanged(connection)
         self._cursor = connection.cursor(sqlite3.Cursor)
         self._cursor.row_factory = None
+        # Of the entry applied or recorded last: TransactionPort.take_differences(), unexplained().
+        self.differences = b""
+        self.unexplained: Unexplained | None = None
 
     @property
     def applied_index(self) -> int:
         return self.marks.positions().applied
+
+    def make_tables(self) -> None:
+        """Make raftlog's own tables; the fingerprints begin with the rows that are there. Outside of a transaction."""
+        self._cursor.execute("BEGIN IMMEDIATE")
+        try:
+            self.marks.make_tables()
+            for name, fingerprint in scan(self.connection, self.schema).items():
+                if fingerprint != EMPTY:
+                    self.marks.set_table(name, self.marks.table(name)._replace(fingerprint=fingerprint))
+            self._cursor.execute("COMMIT /* raftlog */")
+        except BaseException:
+            if self.connection.in_transaction:
+                self._cursor.execute("ROLLBACK")
+            raise
 
     def apply(self, index: int, body: bytes | WriteSet) -> Verdict:
         """Certify and apply the entry at `index`. Raises sqlite3.Error other than IntegrityError, InvalidEntry.
@@ -80,14 +101,18 @@ class TransactionApplier:
         """
         write_set = decode_write_set(body) if isinstance(body, bytes) else body
         self.schema.refresh()
+        self.differences, self.unexplained = b"", None
+        entry = _Entry(self, index, write_set)
         self._cursor.execute("SAVEPOINT raftlog_entry")
         try:
-            verdict = _Entry(self, index, write_set).run()
+            verdict = entry.run()
         except Refused as refused:
             self._undo()
+            self.unexplained = entry.unexplained(str(refused), refused.row)
             return refused.verdict
         except sqlite3.IntegrityError as error:
             self._undo()
+            self.unexplained = entry.unexplained(str(error), None)
             kind = VerdictKind.UNIQUE_CONFLICT if error.sqlite_errorname in _UNIQUE_ERRORS else VerdictKind.INTEGRITY
             return Verdict(kind, str(error))
         except BaseException:
@@ -95,6 +120,7 @@ class TransactionApplier:
                 self._undo()
             raise
         self._cursor.execute("RELEASE raftlog_entry")
+        self.differences = entry.encoded_differences()
         return verdict
 
     def _undo(self) -> None:
@@ -144,6 +170,7 @@ class TransactionApplier:
         if has_statements:
             self.schema.refresh()
             entry.record_schema({}, {})
+        self.differences = entry.encoded_differences()
 
     def in_transaction(self, index: int, apply: Callable[[], Verdict]) -> Verdict:
         self._cursor.execute("BEGIN IMMEDIATE")
@@ -176,9 +203,13 @@ class _Entry:
         self.differences: dict[str, int] = {}
         self.written: dict[str, set[tuple[Any, ...]]] = {}
         self.verdict = APPLIED
+        # table -> its fingerprint, where its rows were counted anew
+        self.counted: dict[str, bytes] = {}
+        self.is_certified = False
 
     def run(self) -> Verdict:
         self.certify()
+        self.is_certified = True
         is_schema = self.write_set.is_schema
         definitions = self.schema.definitions() if is_schema else {}
         counters = self.counters() if is_schema else {}
@@ -321,9 +352,11 @@ class _Entry:
     def _old_image(self, shape: TableShape, key: list[Any], before: bytes) -> tuple[Any, ...]:
         found = self.cursor.execute(shape.select_by_key(), key).fetchall()
         if len(found) != 1:
-            raise Refused(VerdictKind.CONFLICT, f"row {key!r} of table {shape.name} is gone")
+            row = (shape.name, tuple(key)) if before else None
+            raise Refused(VerdictKind.CONFLICT, f"row {key!r} of table {shape.name} is gone", row)
         if before and row_hash(found[0]) != before:
-            raise Refused(VerdictKind.CONFLICT, f"row {key!r} of table {shape.name} is not as the transaction saw it")
+            words = f"row {key!r} of table {shape.name} is not as the transaction saw it"
+            raise Refused(VerdictKind.CONFLICT, words, (shape.name, tuple(key)))
         image: tuple[Any, ...] = found[0]
         return image
 
@@ -417,13 +450,45 @@ class _Entry:
         for name in sorted(before.keys() | after.keys() | (written & set(names))):
             if before.get(name) == after.get(name) and name not in written:
                 continue
-            fingerprint = EMPTY
+            self.counted[name] = fingerprint = EMPTY
             if name in names:
-                fingerprint = scan_table(self.cursor.connection, self.schema.table(name))
+                self.counted[name] = fingerprint = scan_table(self.cursor.connection, self.schema.table(name))
                 if name in counters and self.schema.table(name).autoincrement and self.counter(name) < counters[name]:
                     self.set_counter(name, counters[name])
             self.marks.set_table(name, TableMarks(self.index, self.index, self.index, self.index, fingerprint))
         self.marks.set_last_schema(self.index)
+
+    def encoded_differences(self) -> bytes:
+        """See TransactionPort.take_differences()."""
+        moved = {name: (moved % MODULUS).to_bytes(HASH_BYTES, "big") for name, moved in self.differences.items()}
+        return encode_differences((moved | self.counted).items())
+
+    # Refusals that nothing explains
+
+    def unexplained(self, reason: str, row: tuple[str, tuple[Any, ...]] | None) -> Unexplained | None:
+        """Whether the entry was refused although no table that it met has changed since its base."""
+        base = self.write_set.base
+        if not self.is_certified or not base:
+            return None
+        if row is None:  # a row that is not as it should be was certified by its own mark
+            marks = {name.lower(): found for name, found in self.marks.tables().items()}
+            for name in self._tables_met():
+                found = marks.get(name, NO_MARKS)
+                if max(found.changed, found.schema_changed) > base:
+                    return None
+        table = row[0] if row else ", ".join(sorted(name for name, _ in self.write_set.tables))
+        return Unexplained(table, row[1] if row else None, reason)
+
+    def _tables_met(self) -> set[str]:
+        """Tables that it writes, refers to, or that refer to it, in lower case."""
+        written = {name.lower() for name, _ in self.write_set.tables}
+        met = set(written)
+        for name in self.schema.table_names():
+            for key in self.schema.referring_to(name):
+                both = {key.table.lower(), key.parent.lower()}
+                if written & both:
+                    met |= both
+        return met
 
 
 def _written_by(step: Step) -> re.Match[str] | None:

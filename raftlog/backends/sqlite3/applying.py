@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftlog.backends.sqlite3.control import Control
-from raftlog.replication.certify import Verdict, VerdictKind
+from raftlog.replication.certify import Unexplained, Verdict, VerdictKind
 from raftlog.replication.shapes import quoted
 from raftlog.replication.write_set import decode_write_set
 
@@ -25,6 +25,7 @@ class ApplyPort:
 
     def __init__(self, control: Control) -> None:
         self._control = control
+        self._data_version = -1
         control.applies = control.authorizer.applies = True
         # The limit is checked where a transaction is made; here it would let a local setting decide a verdict.
         self._max_bytes, control.capture.sink.max_bytes = control.capture.sink.max_bytes, NO_LIMIT
@@ -32,7 +33,7 @@ class ApplyPort:
             if not control._tables_exist():
                 control.turn.take()
                 try:
-                    control.applier.marks.make_tables()
+                    control.applier.make_tables()
                 finally:
                     control.turn.give_back()
 
@@ -96,10 +97,25 @@ class ApplyPort:
     def record(self, index: int) -> None:
         """The changes captured since the last record belong to the command of this entry."""
         control = self._control
+        control.applier.differences = b""
         if control.capture.sink.changes:
             with control._internal():
                 control.applier.record_captured(index, control.capture.sink.changes, control.capture.sink.shapes)
             control.capture.sink.cut(0)
+
+    def take_differences(self) -> bytes:
+        applier = self._control.applier
+        differences, applier.differences = applier.differences, b""
+        return differences
+
+    def unexplained(self) -> Unexplained | None:
+        return self._control.applier.unexplained
+
+    def was_changed_elsewhere(self) -> bool:
+        with self._control._internal():
+            (version,) = self._control._cursor.execute("PRAGMA data_version").fetchone()
+        before, self._data_version = self._data_version, version
+        return bool(version != before)
 
     def set_applied(self, index: int) -> None:
         with self._control._internal():

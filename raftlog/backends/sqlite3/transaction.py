@@ -145,7 +145,7 @@ class Transaction:
             if self.connection.in_transaction:
                 self._cursor.execute("ROLLBACK")
             if not self._tables_exist():
-                self.applier.marks.make_tables()
+                self.applier.make_tables()
             self.capture.renew()
             self._cursor.execute("BEGIN IMMEDIATE")
             for name, _ in self._savepoints:

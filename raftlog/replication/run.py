@@ -1,0 +1,94 @@
+"""What one database transaction of apply does: how its entries are run, and what is kept until it is committed."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from raftlog.consensus.entries import EntryBatch
+from raftlog.exceptions import ApplyStopped
+from raftlog.replication import running_hash
+from raftlog.replication.context import CommandContext
+from raftlog.replication.fingerprint import EMPTY
+from raftlog.replication.registry import Command
+from raftlog.replication.running_hash import Link
+from raftlog.replication.sessions import Result, Sessions, Stage
+from raftlog.replication.tables import Applied
+from raftlog.runtime.ports import Outcome
+
+
+class Mode(enum.Enum):
+    """How the entries of one transaction are run."""
+
+    TOGETHER = "together"
+    GUARDED = "guarded"
+    ALONE = "alone"
+
+
+class TryAgain(Exception):
+    """Rolled back, nothing has changed: run it again in this mode."""
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        super().__init__(mode)
+
+
+class Cut(Exception):
+    """This entry is not applied in this transaction. `stop`: nor in any; else it is run alone."""
+
+    def __init__(self, stop: ApplyStopped | None) -> None:
+        self.stop = stop
+        super().__init__(stop)
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One entry of a batch, while it is applied."""
+
+    index: int
+    term: int
+    log_time: int
+    payload: bytes
+
+
+class Run:
+    """What one transaction did: kept until it is committed, dropped if it is not."""
+
+    def __init__(self, sessions: Sessions, applied: Applied) -> None:
+        self.stage = Stage(sessions)
+        self.before = applied
+        self.applied = applied
+        self.outcomes: list[Outcome] = []
+        self.done: list[tuple[CommandContext, Command, int]] = []  # with its status
+        self.hooks: list[Callable[[], Any]] = []
+        # The next entry cannot be part of this transaction.
+        self.cut: Cut | None = None
+        # The running hash as far as this transaction has come, and what its entries did to it.
+        self.value = applied.fingerprint
+        self.links: list[Link] = []
+
+    def fold(self, entry: Entry, result: Result, differences: bytes) -> None:
+        """The running hash takes in what `entry` did."""
+        essence = running_hash.essence(entry.payload[0], result.status, result.result)
+        self.value = running_hash.extend(self.value, entry.index, result.status, essence, differences)
+        self.links.append(Link(entry.index, self.value, differences))
+
+    def passed(self, entry: Entry, *, keeps_hash: bool) -> None:
+        """`entry` is done. Without `keeps_hash` nobody captures what commands change: the running hash begins anew."""
+        since = self.applied.fingerprint_since
+        if not keeps_hash:
+            self.value, since = EMPTY, entry.index
+            self.links.append(Link(entry.index, EMPTY, b""))
+        self.applied = Applied(self.applied.cluster_id, entry.index, entry.term, entry.log_time, self.value, since)
+
+
+def entries(batch: EntryBatch) -> Iterator[Entry]:
+    """The entries of a batch, one by one: a command costs so much more than the object for it."""
+    index = batch.first_index
+    for count, term, log_time in batch.runs:
+        start = index - batch.first_index
+        for payload in batch.payloads[start : start + count]:
+            yield Entry(index, term, log_time, payload)
+            index += 1
