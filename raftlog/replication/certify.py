@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -125,12 +125,18 @@ class LastChanged:
         self._cursor = connection.cursor(sqlite3.Cursor)
         self._cursor.row_factory = None
 
-    def make_tables(self) -> None:
-        """All or none, whatever crashes: who finds one of them takes the others to be there. Outside a transaction."""
+    def make_tables(self, fingerprints: Callable[[], Mapping[str, bytes]] = dict) -> None:
+        """All or none, whatever crashes: who finds one of them takes the others to be there. Outside a transaction.
+
+        `fingerprints` of tables that may have rows already.
+        """
         self._cursor.execute("BEGIN IMMEDIATE")
         try:
             for statement in STATE_TABLES:
                 self._cursor.execute(statement)
+            for name, fingerprint in fingerprints().items():
+                if fingerprint != EMPTY:
+                    self.set_table(name, self.table(name)._replace(fingerprint=fingerprint))
         except BaseException:
             self._cursor.execute("ROLLBACK")
             raise

@@ -82,17 +82,7 @@ class TransactionApplier:
 
     def make_tables(self) -> None:
         """Make raftlog's own tables; the fingerprints begin with the rows that are there. Outside of a transaction."""
-        self._cursor.execute("BEGIN IMMEDIATE")
-        try:
-            self.marks.make_tables()
-            for name, fingerprint in scan(self.connection, self.schema).items():
-                if fingerprint != EMPTY:
-                    self.marks.set_table(name, self.marks.table(name)._replace(fingerprint=fingerprint))
-            self._cursor.execute("COMMIT /* raftlog */")
-        except BaseException:
-            if self.connection.in_transaction:
-                self._cursor.execute("ROLLBACK")
-            raise
+        self.marks.make_tables(lambda: scan(self.connection, self.schema))
 
     def apply(self, index: int, body: bytes | WriteSet) -> Verdict:
         """Certify and apply the entry at `index`. Raises sqlite3.Error other than IntegrityError, InvalidEntry.

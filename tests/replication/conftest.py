@@ -8,6 +8,7 @@ import uuid
 import pytest
 from django.db import connection, connections
 
+from raftlog.backends.log import InlineLog, use_log
 from raftlog.replication import propose
 from tests import services
 from tests.replication.warehouse.models import MODELS
@@ -35,9 +36,9 @@ def make_tables() -> None:
 
 
 @contextlib.contextmanager
-def sqlite_database(folder):
+def sqlite_database(folder, engine="django.db.backends.sqlite3"):
     name = folder / f"{uuid.uuid4().hex}.sqlite3"
-    with default_database({"ENGINE": "django.db.backends.sqlite3", "NAME": str(name)}):
+    with default_database({"ENGINE": engine, "NAME": str(name)}):
         make_tables()
         yield
 
@@ -61,6 +62,19 @@ def postgresql_database():
 def sqlite(tmp_path, django_db_blocker):
     with django_db_blocker.unblock(), sqlite_database(tmp_path):
         yield
+
+
+@pytest.fixture
+def replicated_sqlite(tmp_path, django_db_blocker):
+    """Opens a database of the replicated backend, with the warehouse's tables, as often as it is called."""
+    use_log("default", InlineLog())
+
+    @contextlib.contextmanager
+    def opened():
+        with django_db_blocker.unblock(), sqlite_database(tmp_path, "raftlog.backends.sqlite3"):
+            yield
+
+    return opened
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
