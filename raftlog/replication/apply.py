@@ -117,6 +117,11 @@ class DatabaseStateMachine:
     def last_applied(self) -> int:
         return self._applied.index
 
+    def waits_for(self) -> str:
+        """Who keeps the database from being applied to, in words; "" if nobody does. Thread-safe."""
+        database = self._database
+        return database.waits_for() if database is not None else ""
+
     def position(self) -> tuple[str, int, int]:
         """(cluster id, applied index, its term): the point of the log at which the database stands (rule 5)."""
         return self._applied.cluster_id, self._applied.index, self._applied.term

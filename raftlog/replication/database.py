@@ -24,6 +24,10 @@ class TransactionPort(Protocol):
     Called by the thread of the connection.
     """
 
+    def waits_for(self) -> str:
+        """Who keeps this connection from applying, in words; "" if nobody does. Any thread."""
+        ...
+
     def must_be_alone(self, body: bytes) -> bool: ...
 
     def foreign_keys_for(self, body: bytes) -> contextlib.AbstractContextManager[None]: ...
@@ -83,6 +87,10 @@ class ApplyConnection:
     def close(self) -> None:
         self.is_open = False
         self.connection.close()
+
+    def waits_for(self) -> str:
+        transactions = self.transactions
+        return transactions.waits_for() if transactions is not None else ""
 
     @contextlib.contextmanager
     def transaction(self, alone: bytes) -> Iterator[None]:

@@ -48,6 +48,9 @@ def node_status(
     last_error = getattr(machine, "last_error", "")
     if last_error:
         problems.append(f"apply: {last_error}")
+    waits_for = getattr(machine, "waits_for", None)
+    if waits_for is not None and (words := waits_for()):
+        problems.append(f"apply: {words}")
     status["problems"] = problems
     status["healthy"] = not problems
     status["threads"] = {

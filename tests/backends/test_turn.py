@@ -2,9 +2,11 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from django.db import transaction
@@ -90,6 +92,111 @@ def test_the_turn_passes_between_processes(tmp_path):
         other.wait()
         mine.take()
     mine.close()
+
+
+WRITER = """
+import sys
+from raftlog.backends.sqlite3.turn import Turn
+turn = Turn(sys.argv[1], in_memory=False)
+print("asks", flush=True)
+turn.take()
+print("has it", flush=True)
+sys.stdin.readline()
+turn.give_back()
+"""
+
+
+class Writer:
+    """Another process that takes the turn, and gives it back when told."""
+
+    def __init__(self, path) -> None:
+        command = [sys.executable, "-c", WRITER, str(path)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "asks\n"
+
+    def has_it(self) -> bool:
+        return self.process.stdout.readline() == "has it\n"
+
+    def end(self) -> None:
+        self.process.communicate("\n", timeout=30)
+
+
+def is_blocked(pid) -> bool:
+    """In flock(): the kernel lists it among those that wait for a lock."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any(line.split()[1] == "->" and f" {pid} " in line for line in lines)
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/locks").exists(), reason="needs /proc/locks")
+
+
+@needs_proc
+def test_the_state_machine_goes_before_writers_that_wait(tmp_path):
+    path = tmp_path / "db.sqlite3"
+    first = Turn(str(path), in_memory=False)
+    first.take()
+    writers = [Writer(path) for _ in range(3)]
+    wait_for(lambda: all(is_blocked(writer.process.pid) for writer in writers))
+    apply = Turn(str(path), in_memory=False)
+    apply.goes_first = True
+    thread = threading.Thread(target=apply.take, daemon=True)
+    thread.start()
+    wait_for(lambda: apply.waiting_since)
+    wait_for(lambda: is_blocked(os.getpid()))
+    first.give_back()
+    thread.join(30)
+    assert apply.held  # and a writer that had had it before would still have it
+    apply.give_back()
+    for writer in writers:
+        assert writer.has_it()
+        writer.end()
+    first.close()
+    apply.close()
+
+
+@needs_proc
+def test_a_holder_that_is_stopped_is_named(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("raftlog.backends.sqlite3.turn.LONG_WAIT", 0.2)
+    path = tmp_path / "db.sqlite3"
+    writer = Writer(path)
+    assert writer.has_it()
+    os.kill(writer.process.pid, signal.SIGSTOP)
+    apply = Turn(str(path), in_memory=False)
+    apply.goes_first = True
+    assert apply.waits_for() == ""
+    thread = threading.Thread(target=apply.take, daemon=True)
+    thread.start()
+    try:
+        wait_for(apply.waits_for)
+        assert f"process {writer.process.pid} for" in apply.waits_for()
+        assert f"it is stopped: kill -CONT {writer.process.pid}" in apply.waits_for()
+        wait_for(lambda: f"process {writer.process.pid}" in caplog.text)
+    finally:
+        os.kill(writer.process.pid, signal.SIGCONT)
+    writer.end()
+    thread.join(30)
+    assert apply.held
+    assert apply.waits_for() == ""
+    apply.close()
+
+
+def test_a_forked_child_leaves_its_parents_turn_alone(tmp_path):
+    turn = Turn(str(tmp_path / "db.sqlite3"), in_memory=False)
+    turn.take()
+    pid = os.fork()
+    if not pid:
+        try:
+            assert not turn.held
+            turn.close()
+            other = Turn(str(tmp_path / "db.sqlite3"), in_memory=False)
+            other.goes_first = True
+            os._exit(0 if not other._turn.try_take() else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert turn.held
+    turn.close()
 
 
 def test_the_turn_of_a_connection_that_nobody_closed_is_given_back(make_database):

@@ -26,7 +26,7 @@ class ApplyPort:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._data_version = -1
-        control.applies = control.authorizer.applies = True
+        control.applies = control.authorizer.applies = control.turn.goes_first = True
         # The limit is checked where a transaction is made; here it would let a local setting decide a verdict.
         self._max_bytes, control.capture.sink.max_bytes = control.capture.sink.max_bytes, NO_LIMIT
         with control._internal():
@@ -39,8 +39,13 @@ class ApplyPort:
 
     def leave(self) -> None:
         """The connection is an application's again."""
-        self._control.applies = self._control.authorizer.applies = False
+        control = self._control
+        control.applies = control.authorizer.applies = control.turn.goes_first = False
         self._control.capture.sink.max_bytes = self._max_bytes
+
+    def waits_for(self) -> str:
+        """Who keeps this connection from applying, in words; "" if nobody does. Any thread."""
+        return self._control.turn.waits_for()
 
     def must_be_alone(self, body: bytes) -> bool:
         """Whether this entry needs a transaction of its own, because it needs another PRAGMA foreign_keys."""
