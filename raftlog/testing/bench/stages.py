@@ -81,8 +81,11 @@ def trace_commits(stages: Stages) -> None:
         commit_changes()
 
     def traced_rollback() -> None:
+        nonlocal gathers_since
         started = clock.monotonic()
-        stages.gather += started - gathers_since
+        if gathers_since:  # else it is what is left to tidy after the answer
+            stages.gather += started - gathers_since
+            gathers_since = 0.0
         rolls_back()
         stages.rollback += clock.monotonic() - started
 
