@@ -16,8 +16,8 @@ from __future__ import annotations
 import enum
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 import msgspec
 
@@ -82,8 +82,10 @@ class Refused(Exception):
         super().__init__(reason)
 
 
-def slot_of(table: str, key: Sequence[Any]) -> int:
-    return int.from_bytes(blake2b(_encode((table, *key)), digest_size=2).digest(), "big")
+def slots_of(table: str, keys: Iterable[tuple[Any, ...]]) -> set[int]:
+    """The slots of rows of one table: a CRC-32 of its name and the key, of which the low 16 bits count."""
+    start = crc32(table.encode())
+    return {crc32(_encode(key), start) % SLOTS for key in keys}
 
 
 STATE_TABLES: Final = (
@@ -142,6 +144,9 @@ class LastChanged:
             raise
         self._cursor.execute("COMMIT /* raftlog */")
 
+    def begin(self) -> None:
+        """A transaction has begun: what may be known from an earlier one is forgotten."""
+
     def positions(self) -> Positions:
         rows = self._cursor.execute("SELECT applied, last_data, last_schema FROM raftlog_positions").fetchall()
         return Positions._make(rows[0])
@@ -177,7 +182,7 @@ class LastChanged:
 
     def mark_slots(self, slots: Iterable[int], index: int) -> None:
         self._cursor.executemany(
-            "INSERT OR REPLACE INTO raftlog_slots VALUES (?, ?)", [(slot, index) for slot in slots]
+            "INSERT OR REPLACE INTO raftlog_slots VALUES (?, ?)", [(slot, index) for slot in sorted(slots)]
         )
 
     def newest_slot(self, slots: Sequence[int]) -> int:
@@ -214,13 +219,20 @@ def check_unchanged_since(
         if marks_of(name).schema_changed > base:
             raise Refused(VerdictKind.CONFLICT, f"the schema of table {name} changed after entry {base}")
     slots = set()
-    for name, key in rows:
+    for name, keys in _by_table(rows).items():
         found = marks_of(name)
         if max(found.all_rows, found.schema_changed) > base:
             raise Refused(VerdictKind.CONFLICT, f"many rows of table {name} changed after entry {base}")
-        slots.add(slot_of(name, key))
+        slots |= slots_of(name, keys)
     if slots and marks.newest_slot(sorted(slots)) > base:
         raise Refused(VerdictKind.CONFLICT, f"a row that it read or wrote changed after entry {base}")
+
+
+def _by_table(rows: Iterable[tuple[str, tuple[Any, ...]]]) -> dict[str, list[tuple[Any, ...]]]:
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for name, key in rows:
+        found.setdefault(name, []).append(key)
+    return found
 
 
 class ForeignKeyCheck:

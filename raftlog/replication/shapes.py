@@ -130,7 +130,8 @@ class Schema:
     """The tables of one connection's main database as of `version` (PRAGMA schema_version)."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
         self.version = -1
         self._shapes: dict[str, TableShape] = {}
         self._referring: dict[str, list[ForeignKey]] | None = None
@@ -209,9 +210,7 @@ class Schema:
         return found
 
     def _rows(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
-        cursor = self._connection.cursor(sqlite3.Cursor)
-        cursor.row_factory = None
-        return cursor.execute(sql, parameters).fetchall()
+        return self._cursor.execute(sql, parameters).fetchall()
 
     def _load(self, name: str) -> TableShape:
         found = self._rows("SELECT sql FROM main.sqlite_master WHERE type = 'table' AND name = ?", name)

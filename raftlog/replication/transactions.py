@@ -32,7 +32,7 @@ from raftlog.replication.certify import (
     Verdict,
     VerdictKind,
     check_unchanged_since,
-    slot_of,
+    slots_of,
 )
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number, scan, scan_table
 from raftlog.replication.running_hash import encode_differences
@@ -69,7 +69,7 @@ class TransactionApplier:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.schema = Schema(connection)
-        self.marks = LastChanged(connection)
+        self.marks: LastChanged = LastChanged(connection)
         self._cursor = connection.cursor(sqlite3.Cursor)
         self._cursor.row_factory = None
         # Of the entry applied or recorded last: TransactionPort.take_differences(), unexplained().
@@ -193,6 +193,7 @@ class _Entry:
         self.differences: dict[str, int] = {}
         self.written: dict[str, set[tuple[Any, ...]]] = {}
         self.verdict = APPLIED
+        self.set_back: set[str] = set()  # tables whose counter of automatic keys was
         # table -> its fingerprint, where its rows were counted anew
         self.counted: dict[str, bytes] = {}
         self.is_certified = False
@@ -365,8 +366,7 @@ class _Entry:
         before = self.counter(step.table)
         self.set_counter(step.table, step.value)
         if step.value is None or step.value < before:
-            marks = self.marks.table(step.table)
-            self.marks.set_table(step.table, marks._replace(key_epoch=self.index))
+            self.set_back.add(step.table)
 
     def reserve(self, step: Reserve) -> None:
         try:
@@ -414,17 +414,18 @@ class _Entry:
         self.differences[name] = self.differences.get(name, 0) + difference
 
     def record(self) -> None:
+        """Nothing can refuse the entry any more: what is recorded is not undone with its savepoint."""
+        for name in self.set_back:
+            self.marks.set_table(name, self.marks.table(name)._replace(key_epoch=self.index))
         for name, difference in self.differences.items():
             many = len(self.written[name]) > MAX_MARKED_ROWS
             self.marks.fold(name, self.index, difference, all_rows=many)
         if not self.written and all(isinstance(step, Reserve) for step in self.write_set.steps):
             return  # it moved a counter, which nobody's verdict depends on: a schema change carries it over
-        slots = {
-            slot_of(name, key)
-            for name, keys in self.written.items()
-            if len(keys) <= MAX_MARKED_ROWS or name not in self.differences
-            for key in keys
-        }
+        slots: set[int] = set()
+        for name, keys in self.written.items():
+            if len(keys) <= MAX_MARKED_ROWS or name not in self.differences:
+                slots |= slots_of(name, keys)
         self.marks.mark_slots(slots, self.index)
         self.marks.set_last_data(self.index)
 

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from raftlog.backends.sqlite3.control import Control
-from raftlog.replication.certify import Unexplained, Verdict, VerdictKind
+from raftlog.replication.certify import LastChanged, Unexplained, Verdict, VerdictKind
 from raftlog.replication.shapes import quoted
-from raftlog.replication.write_set import decode_write_set
+from raftlog.replication.staged_marks import StagedMarks
+from raftlog.replication.write_set import WriteSet, decode_write_set
 
 NO_LIMIT: Final = 1 << 62
 
@@ -29,6 +30,7 @@ class ApplyPort:
         control.applies = control.authorizer.applies = control.turn.goes_first = True
         # The limit is checked where a transaction is made; here it would let a local setting decide a verdict.
         self._max_bytes, control.capture.sink.max_bytes = control.capture.sink.max_bytes, NO_LIMIT
+        self._decoded: tuple[bytes, WriteSet] | None = None
         with control._internal():
             if not control._tables_exist():
                 control.turn.take()
@@ -36,12 +38,15 @@ class ApplyPort:
                     control.applier.make_tables()
                 finally:
                     control.turn.give_back()
+            control.applier.marks = StagedMarks(control.connection)
 
     def leave(self) -> None:
         """The connection is an application's again."""
         control = self._control
         control.applies = control.authorizer.applies = control.turn.goes_first = False
         self._control.capture.sink.max_bytes = self._max_bytes
+        with self._control._internal():
+            self._control.applier.marks = LastChanged(self._control.connection)
 
     def waits_for(self) -> str:
         """Who keeps this connection from applying, in words; "" if nobody does. Any thread."""
@@ -51,14 +56,20 @@ class ApplyPort:
         """Whether this entry needs a transaction of its own, because it needs another PRAGMA foreign_keys."""
         control = self._control
         with control._internal():
-            return not control.applier.enforcement(decode_write_set(body), 1)[1]
+            return not control.applier.enforcement(self._decode(body), 1)[1]
+
+    def _decode(self, body: bytes) -> WriteSet:
+        """Each entry is asked for more than once in a row. Raises InvalidEntry."""
+        if self._decoded is None or self._decoded[0] is not body:
+            self._decoded = (body, decode_write_set(body))
+        return self._decoded[1]
 
     @contextlib.contextmanager
     def foreign_keys_for(self, body: bytes) -> Iterator[None]:
         """Around the transaction of an entry that is alone: SQLite's own foreign keys as the entry needs them."""
         control = self._control
         with control._internal():
-            wanted = control.applier.enforcement(decode_write_set(body), 1)[0]
+            wanted = control.applier.enforcement(self._decode(body), 1)[0]
             control._cursor.execute(f"PRAGMA foreign_keys = {wanted}")
         try:
             yield
@@ -69,7 +80,7 @@ class ApplyPort:
     def apply(self, index: int, body: bytes) -> Verdict:
         """Inside the open transaction. Raises sqlite3.Error, InvalidEntry."""
         control = self._control
-        write_set = decode_write_set(body)
+        write_set = self._decode(body)
         with control._internal(), self._not_capturing():
             if not write_set.is_schema:
                 return control.applier.apply(index, write_set)

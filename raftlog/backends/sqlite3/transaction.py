@@ -148,6 +148,7 @@ class Transaction:
                 self.applier.make_tables()
             self.capture.renew()
             self._cursor.execute("BEGIN IMMEDIATE")
+            self.applier.marks.begin()
             for name, _ in self._savepoints:
                 self._cursor.execute(f"SAVEPOINT {quoted(name)}")
             self.base = self.applier.applied_index
