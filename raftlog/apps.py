@@ -26,6 +26,6 @@ class RaftlogConfig(AppConfig):
 
 def _local_proposer() -> Proposer:
     # Imported at the first proposal: most management commands make none, and need no sockets.
-    from raftlog.node import local_proposer
+    from raftlog.host import local_proposer
 
     return local_proposer()

@@ -158,3 +158,7 @@ class FrameRefused(TransportError):
 
 class ApplyStopped(RaftlogError):
     """This node cannot apply an entry (an unknown command, an error not the command's own). Nothing is skipped."""
+
+
+class DatabaseReplaced(ApplyStopped):
+    """The database file was deleted, renamed or replaced under a process that has it open."""

@@ -8,6 +8,7 @@ import os
 import queue
 import random
 import signal
+import socket
 import ssl
 import threading
 import uuid
@@ -18,7 +19,7 @@ from django.dispatch import Signal
 
 import raftlog
 from raftlog import signals
-from raftlog.conf import Settings, load_settings
+from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.events import (
     BecameCandidate,
@@ -34,16 +35,17 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull, IdentityMismatch, TransportError
+from raftlog.exceptions import DirectoryInUse, DiskFull, IdentityMismatch, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
-from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, Proposer, StateMachine
+from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.server import RaftServer
 from raftlog.runtime.turns import ClientTurns
 from raftlog.storage import Storage, open_storage
+from raftlog.storage.interest import Interest
 from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity
 from raftlog.transport.peer_channel import channel_factory
@@ -53,6 +55,8 @@ from raftlog.transport.server import DaphneServer, TlsFiles
 logger = logging.getLogger("raftlog.node")
 
 STOP_TIMEOUT = 10.0  # seconds
+TAKE_OVER_TIMEOUT = 15.0  # seconds that `raft run` waits for a process that is the node for a moment
+TAKE_OVER_INTERVAL = 0.02
 COMMIT_DELAY = 0.005  # seconds: see RaftSettings.commit_delay
 MESSAGE_OVERHEAD = 4 << 20  # bytes
 
@@ -312,21 +316,26 @@ def client_tls(settings: Settings) -> ssl.SSLContext:
 # Running it
 
 _current: Node | None = None
-_client: NodeClient | None = None
-_client_lock = threading.Lock()
 
 
-def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..., None] | None = None) -> int:
+def run_node(
+    settings: Settings,
+    asgi_application: Any,
+    *,
+    on_ready: Callable[..., None] | None = None,
+    on_waiting: Callable[[str], None] = lambda text: None,
+) -> int:
     """What `raft run` does: the node and Daphne, until SIGTERM or SIGINT, or until a thread dies.
 
     Must be called in the main thread. Returns the exit code: 0 stopped as asked, 2 stopped by itself.
-    Raises StorageError, TransportError, OSError where it cannot start.
+    `on_waiting` is told, once, what is waited for before the start. Raises StorageError, TransportError, OSError
+    where it cannot start.
     """
     global _current
     # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
     importlib.import_module("daphne.server")
     node = Node(settings)
-    node.start()
+    start_when_free(node, on_waiting)
     _current = node
     host, port = settings.bind
     tls = None
@@ -373,6 +382,40 @@ def run_node(settings: Settings, asgi_application: Any, *, on_ready: Callable[..
     return 0
 
 
+def start_when_free(node: Node, on_waiting: Callable[[str], None], timeout: float = TAKE_OVER_TIMEOUT) -> None:
+    """Start it once the process that is the node for a moment (host.py) has let go. Raises as Node.start().
+
+    DirectoryInUse at once where it is another `raft run`, which listens, and never lets go.
+    """
+    settings = node.settings
+    try:
+        node.start()
+        return
+    except DirectoryInUse as error:
+        in_use = error
+    on_waiting(f"{in_use}; waiting until it lets go")
+    deadline = clock.monotonic() + timeout
+    with Interest(settings.data_dir):
+        while clock.monotonic() < deadline and not is_listening(settings):
+            clock.sleep(TAKE_OVER_INTERVAL)
+            try:
+                node.start()
+                return
+            except DirectoryInUse as error:
+                in_use = error
+    raise in_use
+
+
+def is_listening(settings: Settings) -> bool:
+    """Whether a node of `raft run` serves this host's socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(settings.socket_path))
+        except OSError:
+            return False
+    return True
+
+
 def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
     while not stopping.wait(0.2):
         if node.failed.is_set():
@@ -392,22 +435,9 @@ def _read_index(node: Node, arguments: dict[str, Any], done: Callable[[Any], Non
 # From other code of the project
 
 
-def local_proposer() -> Proposer:
-    """Where this process proposes: its own node, else the node of this host through the local socket."""
-    global _client
-    if _current is not None:
-        return _current.service
-    with _client_lock:
-        if _client is None:
-            settings = load_settings()
-            _client = NodeClient(
-                f"unix:{settings.socket_path}",
-                settings.secret_keys,
-                settings.cluster,
-                max_message_bytes=max_message_bytes(settings),
-                max_waiting=settings.max_waiting_proposals,
-            )
-        return _client
+def current_node() -> Node | None:
+    """The node that run_node() runs in this process."""
+    return _current
 
 
 def fetch_status(settings: Settings, target: str | None = None, timeout: float = 2.0) -> dict[str, Any]:

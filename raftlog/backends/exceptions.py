@@ -36,6 +36,14 @@ class NotReplicable(exceptions.RaftlogError, OperationalError):
     """A statement that this backend refuses, because its effect could not be the same on all nodes."""
 
 
+class DatabaseReplaced(exceptions.DatabaseReplaced, OperationalError):
+    """The database file was deleted, renamed or replaced under this process. Nothing was written to the old one."""
+
+
+class DatabaseMissing(exceptions.RaftlogError, OperationalError):
+    """There is no database file, and nobody makes one now. The message says how to start the node, which does."""
+
+
 def conflict(verdict: Verdict) -> Exception:
     """The exception that a verdict against a transaction becomes at its commit."""
     if verdict.kind is VerdictKind.UNIQUE_CONFLICT:

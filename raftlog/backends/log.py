@@ -43,6 +43,14 @@ class TransactionLog(Protocol):
         """Reserve keys through the log; its verdict says which. Called without the turn, and only with key_blocks."""
         ...
 
+    def make_database(self, path: str) -> None:
+        """The database file is missing: have the node make it. Raises DatabaseMissing, which says what to do."""
+        ...
+
+    def connected(self, cluster_id: str) -> None:
+        """A connection to the database of this cluster ("": not known yet) was made."""
+        ...
+
 
 class InlineLog:
     """Applies each entry at once, on the connection that made it, under its turn: for test databases and tests.
@@ -69,6 +77,12 @@ class InlineLog:
 
     def reserve(self, table: str, count: int) -> Verdict:
         raise NotImplementedError("who applies inline needs no blocks of keys")
+
+    def make_database(self, path: str) -> None:
+        raise NotImplementedError("who applies inline makes the file itself")
+
+    def connected(self, cluster_id: str) -> None:
+        """There is no cluster."""
 
 
 _logs: dict[str, TransactionLog] = {}

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager
 from typing import Final
 
 from raftlog.backends.cluster_turns import ClusterTurns, HeldTurn
-from raftlog.backends.exceptions import TransactionNotProposed, TransactionOutcomeUnknown
+from raftlog.backends.exceptions import DatabaseMissing, TransactionNotProposed, TransactionOutcomeUnknown
 from raftlog.backends.outcome import transaction_id, verdict_of
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import RESERVE, SCHEMA, TRANSACTION
 from raftlog.exceptions import NotProposed
 from raftlog.replication import propose
 from raftlog.replication.certify import Verdict
-from raftlog.replication.client_session import BlockingAnswers
+from raftlog.replication.client_session import BlockingAnswers, ClientSession
 from raftlog.replication.failures import SESSION_EXPIRED, refusal_of
 from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.transactions import TransactionApplier
@@ -32,6 +32,7 @@ class NodeLog:
         self.key_blocks: KeyBlocks | None = KeyBlocks()
         self.timeout = load_settings().proposal_timeout
         self._turns = ClusterTurns()
+        self._cluster_id = ""
 
     def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
         turn = self._turns.of_this_thread()
@@ -47,6 +48,18 @@ class NodeLog:
 
     def reserve(self, table: str, count: int) -> Verdict:
         return self._propose(RESERVE, reservation(table, count))
+
+    def make_database(self, path: str) -> None:
+        try:
+            # Any entry will do: once it is applied, the node has made the file.
+            ClientSession(propose.current_session().proposer).open(self.timeout)
+        except NotProposed as error:
+            raise DatabaseMissing(f"the database file {path} does not exist; the node makes it: {error}") from error
+
+    def connected(self, cluster_id: str) -> None:
+        if cluster_id and self._cluster_id and cluster_id != self._cluster_id and self.key_blocks is not None:
+            self.key_blocks.drop_all()
+        self._cluster_id = cluster_id or self._cluster_id
 
     def _propose(self, kind: int, body: bytes, turn: HeldTurn | None = None) -> Verdict:
         """Raises TransactionNotProposed: nothing was done; TransactionOutcomeUnknown."""

@@ -13,7 +13,9 @@ Thread-safety: any thread.
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,9 +37,13 @@ class _Blocks:
 
 
 class KeyBlocks:
-    """The blocks of one process in one database."""
+    """The blocks of one process in one database. A forked child reserves its own."""
 
     def __init__(self) -> None:
+        self._start_over()
+        _all_blocks.add(self)
+
+    def _start_over(self) -> None:
         self._lock = threading.Lock()
         self._tables: dict[str, _Blocks] = {}
 
@@ -93,6 +99,17 @@ class KeyBlocks:
         if blocks is None or blocks.epoch < epoch:
             blocks = self._tables[table] = _Blocks(epoch)
         return blocks
+
+
+_all_blocks: weakref.WeakSet[KeyBlocks] = weakref.WeakSet()
+
+
+def _leave_keys_to_the_parent() -> None:
+    for blocks in list(_all_blocks):
+        blocks._start_over()
+
+
+os.register_at_fork(after_in_child=_leave_keys_to_the_parent)
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -70,6 +70,7 @@ class RaftServer:
         # Set once, with `failure`, when a thread died: the process must end.
         self.failed = threading.Event()
         self.failure = ""
+        self.failed_by: BaseException | None = None
         self._machine = machine
         self._on_applied = on_applied
         self._election_timeout = election_timeout
@@ -140,6 +141,7 @@ class RaftServer:
 
     def _died(self, name: str, error: BaseException) -> None:
         if not self.failed.is_set():
+            self.failed_by = error
             self.failure = f"thread {name} died: {type(error).__name__}: {error}"
             self.failed.set()
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import weakref
 from typing import Final, Protocol, TypeAlias
 
 from raftlog.exceptions import DirectoryInUse
@@ -177,17 +178,36 @@ class RealFile:
 
 
 class RealLock:
-    """flock() on a file that names its holder."""
+    """flock() on a file that names its holder. A forked child has no part in it."""
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("__weakref__", "_descriptor")
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        _held_locks.add(self)
 
     def release(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            os.close(descriptor)  # the lock goes with the last descriptor; the file stays, harmless
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child between fork and exec may have a copy of the descriptor
+            os.close(descriptor)  # the file stays, harmless
+
+    def forked(self) -> None:
+        """In the child: close the copy of the descriptor, which leaves the lock with the parent."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+_held_locks: weakref.WeakSet[RealLock] = weakref.WeakSet()
+
+
+def _leave_locks_to_the_parent() -> None:
+    for lock in list(_held_locks):
+        lock.forked()
+
+
+os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 class RealFileSystem:
@@ -238,8 +258,7 @@ class RealFileSystem:
             holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             os.close(descriptor)
             raise DirectoryInUse(
-                f"{path} is locked by process {holder or 'unknown'}: another node runs on this directory. "
-                "Stop it first, or give this node a directory of its own"
+                f"{path} is locked by process {holder or 'unknown'}, which is the node of this directory"
             ) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

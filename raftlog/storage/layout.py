@@ -4,6 +4,7 @@
     metadata                              whose directory this is; checksummed text, replaced atomically
     hard_state                            two slots, see hard_state.py
     log-<sequence>-<first index>.segment  see segment.py; sequences count up without gaps
+    wanted                                locked by those who wait for the lock, see interest.py
     *.new                                 a file being made; removed at the next start
 
 A directory exists as a node's once `metadata` is in it: it is written last, so a crash before that

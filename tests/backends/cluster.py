@@ -49,6 +49,9 @@ class Host:
         self.cluster.entries.append(reservation(table, count))
         return self.catch_up()
 
+    def connected(self, cluster_id) -> None:
+        """The hosts of a test belong to one cluster."""
+
     def catch_up(self, upto: int | None = None) -> Verdict:
         for index in range(len(self.verdicts) + 1, (len(self.cluster.entries) if upto is None else upto) + 1):
             self.verdicts.append(self.applier.apply_alone(index, self.cluster.entries[index - 1]))

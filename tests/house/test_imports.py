@@ -14,7 +14,7 @@ LAYERS: list[set[str]] = [
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
     {"contrib"},
     {"testing"},
-    {"node"},
+    {"node", "host"},
     {"models"},
     {"replication", "transport"},
     {"runtime"},

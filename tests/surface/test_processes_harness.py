@@ -53,8 +53,7 @@ def state_of(pid):
 def test_nodes_are_started_paused_killed_and_started_again(cluster):
     cluster.start()
     node = cluster["a"]
-    eventually(lambda: "ready" in node.output())
-    assert node.output().endswith("ready ['raft', 'run'] a")
+    eventually(lambda: node.output().endswith("ready ['raft', 'run'] a"))
     node.pause()
     eventually(lambda: state_of(node.pid) == "T")
     node.resume()

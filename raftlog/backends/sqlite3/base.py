@@ -16,11 +16,12 @@ from typing import Any, Final
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base as stock
 
-from raftlog.backends.log import log_for
+from raftlog.backends.log import TransactionLog, log_for
 from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.creation import DatabaseCreation
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
+from raftlog.backends.sqlite3.file import DatabaseFile, opened
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
 from raftlog.backends.sqlite3.schema import DatabaseSchemaEditor
@@ -40,6 +41,8 @@ class DatabaseWrapper(stock.DatabaseWrapper):
     creation_class = DatabaseCreation
     introspection_class = DatabaseIntrospection
     ops_class = DatabaseOperations
+    # Whether a missing file is made: only where the node opens its database.
+    _makes_file = False
 
     def get_connection_params(self) -> dict[str, Any]:
         params = super().get_connection_params()
@@ -57,24 +60,43 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         return params
 
     def _make_connection(self, *args: Any, **kwargs: Any) -> Connection:
-        connection = Connection(*args, **kwargs)
         name = str(self.settings_dict["NAME"])
         in_memory = self.is_in_memory_db()
+        log = log_for(self.alias)
+        connection, file = self._open_file(name, log, args, kwargs)
         if not in_memory:
             sqlite_cursor = sqlite_only_cursor(connection)
             sqlite_cursor.execute("PRAGMA journal_mode = WAL")
+            log.connected(cluster_id_of(sqlite_cursor))
         turn_name = name if in_memory and name != ":memory:" else f":memory:{id(connection)}"
-        log = log_for(self.alias)
         turn = Turn(turn_name if in_memory else str(Path(name).absolute()), in_memory=in_memory)
         connection.control = Control(
             connection,
             turn,
             log,
+            file,
             max_bytes=_max_transaction_bytes(),
             turn_limit=None if log.holds_turn and self._turn_limit == DEFAULT_TURN_LIMIT else self._turn_limit,
             snapshot_isolation=self._snapshot_isolation,
         )
         return connection
+
+    def _open_file(self, name: str, log: TransactionLog, args: Any, kwargs: Any) -> tuple[Connection, DatabaseFile]:
+        """The stock backend makes a missing file; of a replicated one that is for the node alone (rule 17)."""
+        if self.is_in_memory_db() or name.startswith("file:"):
+            return Connection(*args, **kwargs), DatabaseFile("")
+        path = Path(name).absolute()
+        if not path.exists():
+            if self._makes_file or log.holds_turn:
+                path.touch(mode=0o644)
+            else:
+                log.make_database(str(path))
+        return opened(str(path), lambda uri: Connection(*args, **{**kwargs, "database": uri}))
+
+    def _cursor(self, name: str | None = None) -> Any:
+        if self.connection is not None and self.connection.control.has_lost_its_file():
+            self.close()  # and open what stands there now
+        return super()._cursor(name)  # type: ignore[misc]
 
     def create_cursor(self, name: str | None = None) -> Cursor:
         cursor: Cursor = self.connection.cursor(factory=Cursor)
@@ -83,6 +105,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
     @contextlib.contextmanager
     def applying(self) -> Iterator[ApplyPort]:
         """Inside, the connection applies the log: what it writes is committed on this host, and captured."""
+        self._makes_file = True
         self.ensure_connection()
         port = ApplyPort(self.connection.control)
         try:
@@ -117,6 +140,14 @@ class DatabaseWrapper(stock.DatabaseWrapper):
 def sqlite_only_cursor(connection: Connection) -> Any:
     """A cursor that passes by no Control, for what is done before there is one."""
     return connection.cursor(sqlite3.Cursor)
+
+
+def cluster_id_of(cursor: sqlite3.Cursor) -> str:
+    """The cluster whose log the database stands in; "" where that is not known yet."""
+    if not cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'raftlog_appliedindex'").fetchall():
+        return ""
+    found = cursor.execute("SELECT cluster_id FROM raftlog_appliedindex").fetchall()
+    return str(found[0][0]) if found else ""
 
 
 def _max_transaction_bytes() -> int:

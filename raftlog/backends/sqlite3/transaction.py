@@ -21,6 +21,7 @@ from raftlog.backends.log import TransactionLog
 from raftlog.backends.sqlite3.authorizer import Authorizer
 from raftlog.backends.sqlite3.capture import Capture
 from raftlog.backends.sqlite3.cursor import Connection, GuardedCursor
+from raftlog.backends.sqlite3.file import DatabaseFile
 from raftlog.backends.sqlite3.gather import encoded, gather
 from raftlog.backends.sqlite3.keys import TransactionKeys
 from raftlog.backends.sqlite3.observed import Observed
@@ -49,6 +50,7 @@ class Transaction:
         connection: Connection,
         turn: Turn,
         log: TransactionLog,
+        file: DatabaseFile,
         *,
         max_bytes: int,
         turn_limit: float | None = None,
@@ -56,6 +58,7 @@ class Transaction:
     ) -> None:
         self.connection = connection
         self.log = log
+        self.file = file
         self.turn = turn
         self.cluster = TransactionTurn(log)
         self.turn_limit = turn_limit
@@ -81,7 +84,12 @@ class Transaction:
         self._lock = threading.RLock()
         connection.set_authorizer(self.authorizer)
 
+    def has_lost_its_file(self) -> bool:
+        """Whether the connection is to be made anew, which nobody notices: nothing is open on it (rule 17)."""
+        return self.state is State.IDLE and not (self.applies or self.manual or self.file.is_same())
+
     def _open_snapshot(self) -> None:
+        self.file.check()
         self._internally("BEGIN")
         self.state = State.READING
         for name, _ in self._savepoints:
@@ -95,6 +103,7 @@ class Transaction:
         if self.state is State.IDLE:
             self.state = State.BEGUN
         self.read_ahead()
+        self.file.check()
         if not self.applies:
             self.cluster.before_write(attempt=attempt, is_exposed=is_exposed or bool(self.observed))
         self.turn.take()
@@ -189,6 +198,7 @@ class Transaction:
 
     def _commit_changes(self) -> None:
         try:
+            self.file.check()
             with self._internal():
                 write_set = gather(self.connection, self.capture, self.observed, self.base, self.snapshot_isolation)
             body = b"" if write_set is None else encoded(write_set, self.max_bytes)

@@ -14,7 +14,7 @@ from django.utils.module_loading import import_string
 
 import raftlog
 from raftlog import conf
-from raftlog.exceptions import RaftlogError
+from raftlog.exceptions import DirectoryInUse, RaftlogError
 from raftlog.management.output import Output
 from raftlog.management.verbs import Verb, read_settings
 from raftlog.node import run_node
@@ -59,7 +59,9 @@ exit codes:
             output.line(f"members: {', '.join(settings.members)}; log in {settings.data_dir}")
 
         try:
-            return run_node(settings, site_application(), on_ready=on_ready)
+            return run_node(settings, site_application(), on_ready=on_ready, on_waiting=output.line)
+        except DirectoryInUse as error:
+            raise CommandError(f"{error}. Stop it first, or give this node a DATA_DIR of its own") from error
         except (RaftlogError, OSError) as error:
             raise CommandError(f"{type(error).__name__}: {error}") from error
 

@@ -190,7 +190,7 @@ def main() -> None:
     import django
 
     django.setup()
-    from raftlog.node import local_proposer
+    from raftlog.host import local_proposer
 
     proposer = local_proposer()
     make: dict[str, Callable[[], Callable[[], int]]] = {

@@ -1,0 +1,60 @@
+"""The database's file: opened only where it exists, and noticed when it is deleted, renamed or replaced (rule 17).
+
+SQLite goes on reading and writing a file that has lost its name, and would make an empty one in its place. Here only
+the node makes the file; everybody else opens it with `mode=rw`, and looks before each transaction whether the path
+still names the file that is open. One os.stat(): about a microsecond.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+from raftlog.backends.exceptions import DatabaseReplaced
+
+Raw = TypeVar("Raw", bound=sqlite3.Connection)
+
+ATTEMPTS: Final = 5  # of opening a file that is replaced meanwhile
+
+
+class DatabaseFile:
+    """The file that one connection has open. Thread-safe. `path` "": a database in memory, always the same."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._identity = self._found()
+
+    def is_same(self) -> bool:
+        return not self.path or self._found() == self._identity is not None
+
+    def check(self) -> None:
+        """Raises DatabaseReplaced where the path names another file by now, or none."""
+        if self.is_same():
+            return
+        what = "is gone" if self._found() is None else "was replaced by another one"
+        raise DatabaseReplaced(
+            f"the database file {self.path} {what} while it was open; nothing was written to the old one. Restart "
+            "the processes that use it. Without it the node builds it again from its log; never move or copy the file "
+            "under a running process"
+        )
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+
+def opened(path: str, connect: Callable[[str], Raw]) -> tuple[Raw, DatabaseFile]:
+    """Connect to the file at `path`, which must exist, and say which one that was. Raises sqlite3.Error."""
+    for _ in range(ATTEMPTS):
+        file = DatabaseFile(path)
+        connection = connect(f"file:{quote(path)}?mode=rw")
+        if file.is_same():
+            return connection, file
+        connection.close()
+    raise DatabaseReplaced(f"the database file {path} is replaced again and again; nothing was done")

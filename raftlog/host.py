@@ -1,0 +1,324 @@
+"""This process's way to the host's node: a client of `raft run`, or, where the cluster has one voter, the node itself.
+
+A fresh project needs no second terminal: while no node runs, a process that proposes becomes the node, and lets go a
+moment after its last proposal, at its end, or soon after another process shows interest in the directory. So
+`runserver` and `shell` take turns, and `raft run` takes over at the next pause. Who waits does so within the time
+limit of its proposal. The session and the reserved keys of a process are in the log, and outlive each change.
+"""
+
+from __future__ import annotations
+
+import atexit
+import enum
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from django.db.utils import Error as DjangoDatabaseError
+
+from raftlog import node as assembly
+from raftlog.conf import Settings, load_settings
+from raftlog.consensus.entries import KEY
+from raftlog.exceptions import DirectoryInUse, NodeUnavailable, RaftlogError, StorageFailed
+from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
+from raftlog.runtime import clock
+from raftlog.runtime.loading import load_log
+from raftlog.runtime.ports import NOT_PROPOSED, Outcome, Proposer
+from raftlog.storage.inspect import open_for_reading
+from raftlog.storage.interest import Interest
+from raftlog.storage.layout import METADATA
+from raftlog.transport.client import NodeClient
+
+logger = logging.getLogger("raftlog.node")
+
+IDLE_TIME: Final = 0.3  # seconds after the last proposal until the directory is let go
+SHORTEST_STAY: Final = 0.1  # seconds that a process keeps it though another one waits, if it has proposals
+LOOK_INTERVAL: Final = 0.05  # seconds between two looks whether somebody waits
+POLL_INTERVAL: Final = 0.01  # seconds between two attempts to take the directory
+YIELD: Final = 0.05  # seconds that a process leaves to those who waited for it
+DRAIN_TIMEOUT: Final = 5.0  # seconds for what is outstanding, before the directory is let go to another process
+
+HOW_TO_START = "start this host's node with `manage.py raft run`"
+
+Done = Callable[[list[Outcome]], None]
+
+
+class Place(enum.Enum):
+    """Where the node is, as this process knows it."""
+
+    AWAY = "away"  # in another process, or nowhere
+    MOVING = "moving"  # the keeper becomes the node, or stops being it; proposals queue
+    HERE = "here"
+
+
+class Queued(NamedTuple):
+    """A proposal that waits until this process is the node."""
+
+    payloads: list[bytes]
+    deadline: float
+    done: Done
+
+
+class HostProposer:
+    """Implements ports.Proposer. Thread-safe; one for each process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._client = NodeClient(
+            f"unix:{settings.socket_path}",
+            settings.secret_keys,
+            settings.cluster,
+            max_message_bytes=max_message_bytes(settings),
+            max_waiting=settings.max_waiting_proposals,
+        )
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Also in a forked child: the parent's node and keeper are not ours."""
+        self._changed = threading.Condition()
+        # All below: with _changed held.
+        self._place = Place.AWAY
+        self._node: Node | None = None
+        self._keeper: threading.Thread | None = None
+        self._queue: list[Queued] = []
+        self._outstanding = 0  # payloads given to the node here, without an outcome
+        self._used_at = 0.0
+        self._leaving = False  # somebody waits in leave()
+        # Why this process may not be the node again: a write of its log failed.
+        self._failure = ""
+
+    # ports.Proposer
+
+    def propose(self, payloads: list[bytes], timeout: float, done: Done) -> None:
+        """See ports.Proposer. Raises NodeUnavailable, Overloaded: nothing was sent."""
+        with self._changed:
+            if self._place is Place.MOVING:
+                self._queue.append(Queued(payloads, clock.monotonic() + timeout, done))
+                return
+            node = self._node
+            if node is not None:
+                self._outstanding += len(payloads)
+        if node is not None:
+            node.service.propose(payloads, timeout, self._counted(done))
+            return
+        try:
+            self._client.propose(payloads, timeout, done)
+        except NodeUnavailable as error:
+            self._refuse_to_become(error)
+            self._become_for(Queued(payloads, clock.monotonic() + timeout, done))
+
+    def status(self) -> dict[str, Any]:
+        with self._changed:
+            node = self._node
+        return node.status() if node is not None else self._client.status()
+
+    def leave(self, timeout: float = STOP_TIMEOUT) -> None:
+        """Stop being the node, if this process is. Blocks until the directory is free."""
+        with self._changed:
+            keeper = self._keeper
+            self._leaving = True
+            self._changed.notify_all()
+        if keeper is not None:
+            keeper.join(timeout)
+        with self._changed:
+            self._leaving = False
+
+    # Becoming the node
+
+    def _refuse_to_become(self, error: NodeUnavailable) -> None:
+        """Raises NodeUnavailable where this process must not become the node that it could not reach."""
+        if self._failure:
+            raise NodeUnavailable(f"this process was the node and cannot be it again ({self._failure}); restart it")
+        try:
+            if is_sole_voter(self.settings):
+                return
+        except (RaftlogError, OSError) as problem:
+            raise NodeUnavailable(f"no node runs on this host, and its folder cannot be read: {problem}") from problem
+        raise NodeUnavailable(f"no node runs on this host: {HOW_TO_START} ({error})") from error
+
+    def _become_for(self, queued: Queued) -> None:
+        with self._changed:
+            self._queue.append(queued)
+            if self._place is Place.HERE:  # another thread was faster
+                self._submit_queue()
+            elif self._keeper is None:
+                self._place = Place.MOVING
+                self._keeper = threading.Thread(target=self._keep, name="raftlog-host", daemon=True)
+                self._keeper.start()
+
+    def _keep(self) -> None:
+        """Body of the keeper thread: be the node for as long as there are proposals."""
+        problem = "the thread that keeps the node has died"
+        try:
+            while self._has_work():
+                try:
+                    node = self._become()
+                    if node is not None:
+                        self._stay(node)
+                except (RaftlogError, DjangoDatabaseError, OSError) as error:
+                    self._refuse_queue(lambda queued: True, f"this process cannot be the node: {error}")
+            problem = ""
+        finally:
+            if problem:
+                self._refuse_queue(lambda queued: True, problem)
+                self._has_work()
+
+    def _has_work(self) -> bool:
+        """Whether proposals wait. Where none do, the keeper's end, seen by all at once."""
+        with self._changed:
+            if self._queue:
+                return True
+            self._place, self._keeper = Place.AWAY, None
+            return False
+
+    def _become(self) -> Node | None:
+        """The started node; None where the queue was answered otherwise: by `raft run`, or as it expired."""
+        node = Node(self.settings)
+        try:
+            node.start()
+        except DirectoryInUse as error:
+            return self._wait_to_become(node, error)
+        return node
+
+    def _wait_to_become(self, node: Node, in_use: DirectoryInUse) -> Node | None:
+        with Interest(self.settings.data_dir):
+            while True:
+                now = clock.monotonic()
+                self._refuse_queue(
+                    lambda queued, now=now: queued.deadline <= now,  # type: ignore[misc]
+                    f"another process was this host's node for the whole time limit: {in_use}",
+                )
+                with self._changed:
+                    is_over = self._leaving or not self._queue
+                if is_over:
+                    self._refuse_queue(lambda queued: True, f"this process ends, and did not become the node: {in_use}")
+                    return None
+                if self._hand_to_client():
+                    return None
+                clock.sleep(POLL_INTERVAL)
+                try:
+                    node.start()
+                except DirectoryInUse as error:
+                    in_use = error
+                    continue
+                return node
+
+    def _hand_to_client(self) -> bool:
+        """Propose what waits through the socket of `raft run`; False where nobody listens there."""
+        while True:
+            with self._changed:
+                if not self._queue:
+                    return True
+                queued = self._queue[0]
+            try:
+                self._client.propose(queued.payloads, max(queued.deadline - clock.monotonic(), 0.001), queued.done)
+            except NodeUnavailable:
+                return False
+            with self._changed:
+                self._queue.pop(0)
+
+    # Being it
+
+    def _stay(self, node: Node) -> None:
+        """Until nobody here needs it, somebody else does, or a thread of it died."""
+        came_at = clock.monotonic()
+        wanted = Interest(self.settings.data_dir)
+        with self._changed:
+            self._node, self._place = node, Place.HERE
+            self._submit_queue()
+        while not self._lets_go(node, clock.monotonic() - came_at, wanted.is_shown()):
+            with self._changed:
+                if not self._leaving:
+                    self._changed.wait(LOOK_INTERVAL)
+        if node.failed.is_set():
+            if isinstance(node.service.failed_by, StorageFailed):  # what is on disk is not known to this process
+                self._failure = node.failure
+            logger.critical("this process is no node any more: %s", node.failure)
+        node.stop()
+        if wanted.is_shown():
+            clock.sleep(YIELD)
+
+    def _lets_go(self, node: Node, stay: float, is_wanted: bool) -> bool:
+        """Decide, and if so let nothing more in and wait for what is outstanding."""
+        with self._changed:
+            idle = clock.monotonic() - self._used_at if not self._outstanding else 0.0
+            hurried = is_wanted and (stay > SHORTEST_STAY or not self._outstanding)
+            if not (self._leaving or hurried or idle > IDLE_TIME or node.failed.is_set()):
+                return False
+            self._node, self._place = None, Place.MOVING
+            self._changed.wait_for(lambda: not self._outstanding or node.failed.is_set(), DRAIN_TIMEOUT)
+            return True
+
+    def _submit_queue(self) -> None:
+        """Give the node what waited for it. _changed is held, which keeps the order; the node answers elsewhere."""
+        node = self._node
+        assert node is not None
+        queue, self._queue = self._queue, []
+        self._used_at = now = clock.monotonic()
+        for payloads, deadline, done in queue:
+            self._outstanding += len(payloads)
+            node.service.propose(payloads, max(deadline - now, 0.001), self._counted(done))
+
+    def _counted(self, done: Done) -> Done:
+        def counted(outcomes: list[Outcome]) -> None:
+            with self._changed:
+                self._outstanding -= len(outcomes)
+                self._used_at = clock.monotonic()
+                if not self._outstanding and self._place is Place.MOVING:
+                    self._changed.notify_all()
+            done(outcomes)
+
+        return counted
+
+    def _refuse_queue(self, is_over: Callable[[Queued], bool], text: str) -> None:
+        with self._changed:
+            over = [queued for queued in self._queue if is_over(queued)]
+            self._queue = [queued for queued in self._queue if queued not in over]
+        result = msgspec.msgpack.encode((NodeUnavailable.__name__, text))
+        for queued in over:
+            queued.done([Outcome(payload[KEY], NOT_PROPOSED, 0, result) for payload in queued.payloads])
+
+
+def is_sole_voter(settings: Settings) -> bool:
+    """Whether this host is a cluster by itself: by its log, else, where there is none yet, by MEMBERS.
+
+    Raises StorageError, OSError where the log cannot be read.
+    """
+    if not (settings.data_dir / METADATA).exists():
+        return set(settings.members) == {settings.node_id}
+    store = open_for_reading(settings.data_dir)
+    try:
+        index, configuration = load_log(store).configuration
+    finally:
+        store.close()
+    return configuration.all_voters == {settings.node_id} if index else set(settings.members) == {settings.node_id}
+
+
+_host: HostProposer | None = None
+_guard = threading.Lock()
+
+
+def local_proposer() -> Proposer:
+    """Where this process proposes: the node that `raft run` made of it, else its way to the node of this host."""
+    global _host
+    current = assembly.current_node()
+    if current is not None:
+        return current.service
+    with _guard:
+        if _host is None:
+            _host = HostProposer(load_settings())
+            atexit.register(_host.leave)
+        return _host
+
+
+def _forked() -> None:
+    global _guard
+    _guard = threading.Lock()
+    if _host is not None:
+        _host._start_over()
+
+
+os.register_at_fork(after_in_child=_forked)

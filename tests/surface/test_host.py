@@ -1,0 +1,154 @@
+"""A process that needs the node of a one-voter cluster becomes it, and lets go; elsewhere it says how to start one."""
+
+import os
+import threading
+
+import pytest
+
+from raftlog import conf, host
+from raftlog.consensus.entries import OPEN_SESSION, client_payload
+from raftlog.exceptions import DirectoryInUse, NodeUnavailable
+from raftlog.host import HostProposer, is_sole_voter
+from raftlog.node import Node, start_when_free
+from raftlog.replication.client_session import BlockingAnswers
+from raftlog.runtime import clock
+from raftlog.runtime.log_only import LogOnlyStateMachine
+from raftlog.runtime.ports import APPLIED, NOT_PROPOSED
+from raftlog.storage.interest import Interest
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return conf.load_settings({"DATA_DIR": str(tmp_path / "raft"), "STATE_MACHINE": "log"})
+
+
+@pytest.fixture
+def make(settings):
+    made = []
+
+    def make_proposer():
+        made.append(HostProposer(settings))
+        return made[-1]
+
+    yield make_proposer
+    for proposer in made:
+        proposer.leave()
+
+
+def propose(proposer, timeout=20.0):
+    answers = BlockingAnswers(1)
+    payload = client_payload(OPEN_SESSION, os.urandom(16), 0, 0, b"")
+    proposer.propose([payload], timeout, lambda outcomes: answers.put(0, outcomes[0]))
+    assert answers.wait(timeout + 10)
+    return answers.outcomes[0]
+
+
+def wait_until(condition):
+    deadline = clock.monotonic() + 30
+    while not condition():
+        assert clock.monotonic() < deadline
+        clock.sleep(0.01)
+
+
+def is_free(settings):
+    node = Node(settings, state_machine=LogOnlyStateMachine())
+    try:
+        node.start()
+    except DirectoryInUse:
+        return False
+    node.stop()
+    return True
+
+
+def test_a_process_is_the_node_while_it_proposes_and_lets_go_when_it_is_idle(make, settings):
+    proposer = make()
+    assert propose(proposer).status == APPLIED
+    assert proposer.status()["role"] == "leader"
+    wait_until(lambda: is_free(settings))
+    second = propose(proposer)
+    assert second.status == APPLIED
+    assert second.index > 3  # the log goes on where it was
+
+
+def test_those_who_want_it_take_turns_within_their_time_limits(make):
+    first, second = make(), make()
+    outcomes = []
+
+    def work(proposer):
+        for _ in range(20):
+            outcomes.append(propose(proposer))
+
+    threads = [threading.Thread(target=work, args=(proposer,)) for proposer in (first, second, first)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [outcome.status for outcome in outcomes] == [APPLIED] * 60
+    assert len({outcome.index for outcome in outcomes}) == 60  # nothing lost, nothing twice
+
+
+def test_interest_makes_the_owner_let_go_before_it_is_idle(make, settings, monkeypatch):
+    monkeypatch.setattr(host, "IDLE_TIME", 3600.0)
+    proposer = make()
+    propose(proposer)
+    assert not is_free(settings)
+    node = Node(settings)
+    told = []
+    start_when_free(node, told.append)
+    try:
+        assert str(os.getpid()) in told[0]
+        assert not Interest(settings.data_dir).is_shown()
+    finally:
+        node.stop()
+
+
+def test_who_waits_for_another_node_in_vain_is_told_that_nothing_was_done(make, settings):
+    node = Node(settings)
+    node.start()  # without a socket, so nobody can be its client
+    try:
+        outcome = propose(make(), timeout=0.2)
+    finally:
+        node.stop()
+    assert outcome.status == NOT_PROPOSED
+    assert f"process {os.getpid()}".encode() in outcome.result
+
+
+def test_the_configuration_in_the_log_decides_who_is_a_cluster_by_itself(settings, tmp_path):
+    members = {"MEMBERS": {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}}
+    several = conf.load_settings({"DATA_DIR": str(settings.data_dir), "STATE_MACHINE": "log", **members})
+    assert is_sole_voter(settings)
+    assert not is_sole_voter(several)
+    proposer = HostProposer(settings)
+    propose(proposer)
+    proposer.leave()
+    assert is_sole_voter(several)  # its log knows of one voter
+
+
+def test_where_there_are_several_voters_the_error_says_how_to_start_the_node(tmp_path):
+    members = {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}
+    settings = conf.load_settings({"DATA_DIR": str(tmp_path / "raft"), "MEMBERS": members, "STATE_MACHINE": "log"})
+    with pytest.raises(NodeUnavailable, match=r"manage\.py raft run"):
+        propose(HostProposer(settings))
+    assert not settings.data_dir.exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_child_waits_for_its_parent_to_let_go(make):
+    proposer = make()
+    propose(proposer)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        proposer._start_over()  # as host._forked() does for the process's own
+        status = propose(proposer).status
+        proposer.leave()
+        os.write(writer, b"%d" % status)
+        os._exit(0)
+    try:
+        for _ in range(20):
+            assert propose(proposer).status == APPLIED
+    finally:
+        os.waitpid(child, 0)
+    os.close(writer)
+    assert os.read(reader, 10) == b"%d" % APPLIED
+    os.close(reader)
