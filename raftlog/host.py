@@ -22,12 +22,11 @@ from django.db.utils import Error as DjangoDatabaseError
 from raftlog import node as assembly
 from raftlog.conf import Settings, load_settings
 from raftlog.consensus.entries import KEY
+from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DirectoryInUse, NodeUnavailable, RaftlogError, StorageFailed
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.runtime import clock
-from raftlog.runtime.loading import load_log
 from raftlog.runtime.ports import NOT_PROPOSED, Outcome, Proposer
-from raftlog.storage.inspect import open_for_reading
 from raftlog.storage.interest import Interest
 from raftlog.storage.layout import METADATA
 from raftlog.transport.client import NodeClient
@@ -130,14 +129,11 @@ class HostProposer:
 
     def _refuse_to_become(self, error: NodeUnavailable) -> None:
         """Raises NodeUnavailable where this process must not become the node that it could not reach."""
+        settings = self.settings
         if self._failure:
             raise NodeUnavailable(f"this process was the node and cannot be it again ({self._failure}); restart it")
-        try:
-            if is_sole_voter(self.settings):
-                return
-        except (RaftlogError, OSError) as problem:
-            raise NodeUnavailable(f"no node runs on this host, and its folder cannot be read: {problem}") from problem
-        raise NodeUnavailable(f"no node runs on this host: {HOW_TO_START} ({error})") from error
+        if not (settings.data_dir / METADATA).exists() and set(settings.members) != {settings.node_id}:
+            raise NodeUnavailable(f"no node runs on this host: {HOW_TO_START} ({error})") from error
 
     def _become_for(self, queued: Queued) -> None:
         with self._changed:
@@ -158,6 +154,8 @@ class HostProposer:
                     node = self._become()
                     if node is not None:
                         self._stay(node)
+                except NodeUnavailable as error:
+                    self._refuse_queue(lambda queued: True, str(error))
                 except (RaftlogError, DjangoDatabaseError, OSError) as error:
                     self._refuse_queue(lambda queued: True, f"this process cannot be the node: {error}")
             problem = ""
@@ -178,7 +176,7 @@ class HostProposer:
         """The started node; None where the queue was answered otherwise: by `raft run`, or as it expired."""
         node = Node(self.settings)
         try:
-            node.start()
+            node.start(refuse_several_voters)
         except DirectoryInUse as error:
             return self._wait_to_become(node, error)
         return node
@@ -200,7 +198,7 @@ class HostProposer:
                     return None
                 clock.sleep(POLL_INTERVAL)
                 try:
-                    node.start()
+                    node.start(refuse_several_voters)
                 except DirectoryInUse as error:
                     in_use = error
                     continue
@@ -282,19 +280,12 @@ class HostProposer:
             queued.done([Outcome(payload[KEY], NOT_PROPOSED, 0, result) for payload in queued.payloads])
 
 
-def is_sole_voter(settings: Settings) -> bool:
-    """Whether this host is a cluster by itself: by its log, else, where there is none yet, by MEMBERS.
-
-    Raises StorageError, OSError where the log cannot be read.
-    """
-    if not (settings.data_dir / METADATA).exists():
-        return set(settings.members) == {settings.node_id}
-    store = open_for_reading(settings.data_dir)
-    try:
-        index, configuration = load_log(store).configuration
-    finally:
-        store.close()
-    return configuration.all_voters == {settings.node_id} if index else set(settings.members) == {settings.node_id}
+def refuse_several_voters(raft: Raft) -> None:
+    """Raises NodeUnavailable where this host is no cluster by itself. The log decides, once there is one."""
+    voters = raft.configuration.all_voters
+    if voters != {raft.node_id}:
+        several = f"the cluster's voters are {', '.join(sorted(voters))}"
+        raise NodeUnavailable(f"no node runs on this host, and {several}: {HOW_TO_START}")
 
 
 _host: HostProposer | None = None

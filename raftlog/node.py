@@ -89,10 +89,11 @@ class Node:
             target=self._send_signals, name=f"raftlog-{settings.node_id}-events", daemon=True
         )
 
-    def start(self) -> None:
+    def start(self, refuse: Callable[[Raft], None] = lambda raft: None) -> None:
         """Open the folder, check that folder and database belong together, start the threads.
 
-        Raises StorageError (DirectoryInUse, IdentityMismatch, LogDamaged, …).
+        `refuse` may raise against what the folder holds, before anything is started. Raises that, StorageError
+        (DirectoryInUse, IdentityMismatch, LogDamaged, …); then it may be called again.
         """
         settings = self.settings
         self._storage = open_storage(
@@ -104,6 +105,7 @@ class Node:
         )
         try:
             self.service = self._assemble(self._storage)
+            refuse(self.service.state.raft)
         except BaseException:
             self._storage.close()
             raise

@@ -6,14 +6,17 @@ import threading
 import pytest
 
 from raftlog import conf, host
-from raftlog.consensus.entries import OPEN_SESSION, client_payload
+from raftlog.consensus.configuration import Configuration, Server, encode_configuration
+from raftlog.consensus.entries import OPEN_SESSION, EntryBatch, Run, client_payload
+from raftlog.consensus.state import HardState
 from raftlog.exceptions import DirectoryInUse, NodeUnavailable
-from raftlog.host import HostProposer, is_sole_voter
+from raftlog.host import HostProposer
 from raftlog.node import Node, start_when_free
 from raftlog.replication.client_session import BlockingAnswers
 from raftlog.runtime import clock
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED
+from raftlog.storage import open_storage
 from raftlog.storage.interest import Interest
 
 
@@ -113,23 +116,28 @@ def test_who_waits_for_another_node_in_vain_is_told_that_nothing_was_done(make, 
     assert f"process {os.getpid()}".encode() in outcome.result
 
 
-def test_the_configuration_in_the_log_decides_who_is_a_cluster_by_itself(settings, tmp_path):
-    members = {"MEMBERS": {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}}
-    several = conf.load_settings({"DATA_DIR": str(settings.data_dir), "STATE_MACHINE": "log", **members})
-    assert is_sole_voter(settings)
-    assert not is_sole_voter(several)
-    proposer = HostProposer(settings)
-    propose(proposer)
-    proposer.leave()
-    assert is_sole_voter(several)  # its log knows of one voter
-
-
-def test_where_there_are_several_voters_the_error_says_how_to_start_the_node(tmp_path):
-    members = {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}
-    settings = conf.load_settings({"DATA_DIR": str(tmp_path / "raft"), "MEMBERS": members, "STATE_MACHINE": "log"})
+def test_the_configuration_in_the_log_decides_who_is_a_cluster_by_itself(settings, make):
+    raw = {"DATA_DIR": str(settings.data_dir), "STATE_MACHINE": "log"}
+    several = conf.load_settings({**raw, "MEMBERS": {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}})
     with pytest.raises(NodeUnavailable, match=r"manage\.py raft run"):
-        propose(HostProposer(settings))
+        propose(HostProposer(several))
     assert not settings.data_dir.exists()
+    propose(make())
+    outcome = propose(HostProposer(several))
+    assert outcome.status == APPLIED  # the log knows of one voter
+
+
+def test_a_log_with_several_voters_is_left_to_raft_run(settings, make):
+    storage = open_storage(settings.data_dir, node_id="node1", cluster="raftlog", new_incarnation="cd" * 16)
+    servers = {"node1": Server("ws://127.0.0.1:1", storage.metadata.incarnation), "b": Server("ws://127.0.0.1:2", "ab")}
+    payload = encode_configuration(Configuration("ab" * 16, servers, ("b", "node1")))
+    storage.hard_state.save(HardState(1, ""))
+    storage.log.append(EntryBatch(1, [Run(1, 1, 1)], [payload]))
+    storage.log.sync()
+    storage.close()
+    outcome = propose(make())
+    assert outcome.status == NOT_PROPOSED
+    assert b"voters are b, node1: start this host's node with `manage.py raft run`" in outcome.result
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
