@@ -35,6 +35,7 @@ logger = logging.getLogger("raftlog.node")
 
 IDLE_TIME: Final = 0.3  # seconds after the last proposal until the directory is let go
 SHORTEST_STAY: Final = 0.1  # seconds that a process keeps it though another one waits, if it has proposals
+TURN_STAY: Final = 3.0  # seconds that the cluster's turn keeps it here, though another one waits, or after a renewal
 LOOK_INTERVAL: Final = 0.05  # seconds between two looks whether somebody waits
 POLL_INTERVAL: Final = 0.01  # seconds between two attempts to take the directory
 YIELD: Final = 0.05  # seconds that a process leaves to those who waited for it
@@ -85,6 +86,8 @@ class HostProposer:
         self._queue: list[Queued] = []
         self._outstanding = 0  # payloads given to the node here, without an outcome
         self._used_at = 0.0
+        # The cluster's turns that this process holds while it is the node -> when that was said last.
+        self._turns: dict[bytes, float] = {}
         self._leaving = False  # somebody waits in leave()
         # Why this process may not be the node again: a write of its log failed.
         self._failure = ""
@@ -99,7 +102,7 @@ class HostProposer:
                 return
             node = self._node
             if node is not None:
-                self._outstanding += len(payloads)
+                self._admit(payloads)
         if node is not None:
             node.service.propose(payloads, timeout, self._counted(done))
             return
@@ -108,6 +111,47 @@ class HostProposer:
         except NodeUnavailable as error:
             self._refuse_to_become(error)
             self._become_for(Queued(payloads, clock.monotonic() + timeout, done))
+
+    def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
+        """See ports.Proposer. A turn that is held keeps the node here, within bounds."""
+        deadline = clock.monotonic() + timeout
+        with self._changed:
+            is_away = self._place is Place.AWAY
+        if is_away:
+            try:
+                return self._client.take_turn(key, is_fence=is_fence, timeout=timeout)
+            except NodeUnavailable as error:
+                self._refuse_to_become(error)
+        arrived = threading.Event()
+        self._become_for(Queued([], deadline, lambda outcomes: arrived.set()))
+        arrived.wait(timeout)
+        with self._changed:
+            node = self._node
+            if node is not None:
+                self._turns[key] = clock.monotonic()
+        left = max(deadline - clock.monotonic(), 0.001)
+        granted = node.service.take_turn(key, is_fence=is_fence, timeout=left) if node is not None else False
+        if not granted:
+            self._turn_is_over(key)
+        return granted
+
+    def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
+        with self._changed:
+            node = self._node
+            if key in self._turns:
+                self._turns[key] = clock.monotonic()
+        (node.service if node is not None else self._client).renew_turn(key, is_fence=is_fence)
+
+    def release_turn(self, key: bytes) -> None:
+        with self._changed:
+            node = self._node
+        self._turn_is_over(key)
+        (node.service if node is not None else self._client).release_turn(key)
+
+    def _turn_is_over(self, key: bytes) -> None:
+        with self._changed:
+            if self._turns.pop(key, None) is not None:
+                self._used_at = clock.monotonic()
 
     def status(self) -> dict[str, Any]:
         with self._changed:
@@ -211,8 +255,13 @@ class HostProposer:
                 if not self._queue:
                     return True
                 queued = self._queue[0]
+            if not queued.payloads and not assembly.is_listening(self.settings):
+                return False
             try:
-                self._client.propose(queued.payloads, max(queued.deadline - clock.monotonic(), 0.001), queued.done)
+                if queued.payloads:
+                    self._client.propose(queued.payloads, max(queued.deadline - clock.monotonic(), 0.001), queued.done)
+                else:
+                    queued.done([])
             except NodeUnavailable:
                 return False
             with self._changed:
@@ -242,8 +291,11 @@ class HostProposer:
     def _lets_go(self, node: Node, stay: float, is_wanted: bool) -> bool:
         """Decide, and if so let nothing more in and wait for what is outstanding."""
         with self._changed:
-            idle = clock.monotonic() - self._used_at if not self._outstanding else 0.0
-            hurried = is_wanted and (stay > SHORTEST_STAY or not self._outstanding)
+            now = clock.monotonic()
+            has_turn = any(now - said_at < TURN_STAY for said_at in self._turns.values())
+            in_use = self._outstanding > 0 or has_turn
+            idle = 0.0 if in_use else now - self._used_at
+            hurried = is_wanted and (not in_use or stay > (TURN_STAY if has_turn else SHORTEST_STAY))
             if not (self._leaving or hurried or idle > IDLE_TIME or node.failed.is_set()):
                 return False
             self._node, self._place = None, Place.MOVING
@@ -257,8 +309,18 @@ class HostProposer:
         queue, self._queue = self._queue, []
         self._used_at = now = clock.monotonic()
         for payloads, deadline, done in queue:
-            self._outstanding += len(payloads)
-            node.service.propose(payloads, max(deadline - now, 0.001), self._counted(done))
+            if payloads:
+                self._admit(payloads)
+                node.service.propose(payloads, max(deadline - now, 0.001), self._counted(done))
+            else:
+                done([])  # the node is here, which is all that was wanted
+
+    def _admit(self, payloads: list[bytes]) -> None:
+        """_changed: held. A turn ends with the entry for which it was taken."""
+        self._outstanding += len(payloads)
+        if self._turns:
+            for payload in payloads:
+                self._turns.pop(payload[KEY], None)
 
     def _counted(self, done: Done) -> Done:
         def counted(outcomes: list[Outcome]) -> None:

@@ -105,6 +105,18 @@ def test_interest_makes_the_owner_let_go_before_it_is_idle(make, settings, monke
         node.stop()
 
 
+def test_the_clusters_turn_keeps_the_node_here_until_it_is_over(make, settings, monkeypatch):
+    monkeypatch.setattr(host, "IDLE_TIME", 0.0)
+    monkeypatch.setattr(host, "TURN_STAY", 3600.0)
+    proposer = make()
+    assert proposer.take_turn(b"k" * 24, is_fence=False, timeout=20)
+    for _ in range(10):
+        clock.sleep(host.LOOK_INTERVAL)
+        assert not is_free(settings)
+    proposer.release_turn(b"k" * 24)
+    wait_until(lambda: is_free(settings))
+
+
 def test_who_waits_for_another_node_in_vain_is_told_that_nothing_was_done(make, settings):
     node = Node(settings)
     node.start()  # without a socket, so nobody can be its client
