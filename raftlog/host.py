@@ -123,12 +123,16 @@ class HostProposer:
             except NodeUnavailable as error:
                 self._refuse_to_become(error)
         arrived = threading.Event()
-        self._become_for(Queued([], deadline, lambda outcomes: arrived.set()))
+
+        def here(_: list[Outcome]) -> None:
+            with self._changed:
+                self._turns[key] = clock.monotonic()
+            arrived.set()
+
+        self._become_for(Queued([], deadline, here))
         arrived.wait(timeout)
         with self._changed:
             node = self._node
-            if node is not None:
-                self._turns[key] = clock.monotonic()
         left = max(deadline - clock.monotonic(), 0.001)
         granted = node.service.take_turn(key, is_fence=is_fence, timeout=left) if node is not None else False
         if not granted:
