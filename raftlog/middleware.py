@@ -10,6 +10,7 @@ from typing import Any, Final
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 
+from raftlog.backends import heat
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.backends.retry import ATTEMPTS, other_databases_watched, pause
 from raftlog.replication.effects import Effects
@@ -34,9 +35,11 @@ class RetryConflicts:
     def __call__(self, request: HttpRequest) -> HttpResponse:
         keep_small_body(request)
         before = dict(request.__dict__, META=dict(request.META))
+        what = (request.method, request.path)
+        is_hot = heat.is_hot(what)
         for attempt in range(1, ATTEMPTS + 1):
             request.raftlog_conflict = None  # type: ignore[attr-defined]  # by process_exception
-            with Effects(attempt) as effects, other_databases_watched(effects):
+            with Effects(attempt + is_hot) as effects, other_databases_watched(effects):
                 request.raftlog_effects = effects if attempt < ATTEMPTS else None  # type: ignore[attr-defined]
                 response = self.get_response(request)
             conflict = request.raftlog_conflict  # type: ignore[attr-defined]
@@ -44,6 +47,7 @@ class RetryConflicts:
                 raise conflict  # after the view, another middleware has written
             if conflict is None and (attempt == ATTEMPTS or not has_suffered(request, response, effects)):
                 return response
+            heat.conflicted(what)
             start_over(request, before)
             pause(attempt)
         return response

@@ -11,6 +11,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
+from raftlog.backends import heat
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.replication.effects import Effects
 from raftlog.runtime import clock
@@ -32,11 +33,13 @@ def retry_on_conflict(function: Callable[Parameters, Result]) -> Callable[Parame
     @functools.wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         refuse_inside_atomic(function.__qualname__)
+        is_hot = heat.is_hot(function)
         for attempt in range(1, ATTEMPTS + 1):
-            with Effects(attempt) as effects, other_databases_watched(effects):
+            with Effects(attempt + is_hot) as effects, other_databases_watched(effects):
                 try:
                     return function(*args, **kwargs)
                 except TransactionConflict:
+                    heat.conflicted(function)
                     if effects.count or attempt == ATTEMPTS:
                         raise
             pause(attempt)

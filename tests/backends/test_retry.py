@@ -12,6 +12,7 @@ from django.test import Client, override_settings
 from django.urls import path
 
 from raftlog import retry_on_conflict
+from raftlog.backends import heat
 from raftlog.backends.cluster_turns import TransactionTurn
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.replication import effects
@@ -190,6 +191,7 @@ requests_settings = override_settings(ROOT_URLCONF=__name__, MIDDLEWARE=[RETRY],
 @pytest.fixture(autouse=True)
 def _nothing_seen():
     SEEN.clear()
+    heat._conflicted_at.clear()
 
 
 def post(url, data=None, **options):
@@ -347,6 +349,19 @@ def test_a_single_statement_takes_the_turn_when_it_is_run_again(database, turns,
     heard = turns(conflicts=2)
     database.run(sql)
     assert heard == ["commit", "turn", "commit", "end", "turn", "commit", "end"]
+
+
+def test_what_has_conflicted_lately_takes_the_turn_at_once(database, turns, monkeypatch):
+    heard = turns(conflicts=1)
+    database.run(UPDATE)
+    heard.clear()
+    database.run(INSERT)
+    database.run(UPDATE)
+    assert heard == ["commit", "turn", "commit", "end"]
+    heard.clear()
+    monkeypatch.setattr(heat, "COOLED", 0.0)
+    database.run(UPDATE)
+    assert heard == ["commit"]
 
 
 def test_a_schema_statement_alone_is_behind_a_fence(database, turns):

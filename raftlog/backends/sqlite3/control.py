@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from django.db.utils import OperationalError
 
+from raftlog.backends import heat
 from raftlog.backends.exceptions import NotReplicable, TransactionConflict, TransactionTooLarge
 from raftlog.backends.sqlite3.capture import NotCapturing, TooLarge
 from raftlog.backends.sqlite3.cursor import GuardedCursor
@@ -120,7 +121,7 @@ class Control(Transaction):
         """`call` runs the statement once for each parameters of `runs`."""
         self._raise_if_dead()
         if self.state is State.IDLE and not self.manual:
-            self._alone(lambda: self._captured_and_observed(cursor, info, call, sql, runs))
+            self._alone(lambda: self._captured_and_observed(cursor, info, call, sql, runs), sql)
             return
         if self.state is not State.WRITING:
             self._start_writing(is_exposed=not info.adds_rows_only)
@@ -136,12 +137,13 @@ class Control(Transaction):
             for parameters in runs:
                 self.observed.add(info, sql, parameters)
 
-    def _alone(self, run: Callable[[], None]) -> None:
+    def _alone(self, run: Callable[[], None], sql: str) -> None:
         """A writing statement outside a transaction: in one of its own, run again while it conflicts."""
+        is_hot = heat.is_hot(sql)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             self.state = State.BEGUN
             try:
-                self._start_writing(attempt=attempt)
+                self._start_writing(attempt=attempt + is_hot)
                 run()
             except BaseException:
                 self.rollback()
@@ -149,6 +151,7 @@ class Control(Transaction):
             try:
                 self.commit()
             except TransactionConflict:
+                heat.conflicted(sql)
                 if attempt == MAX_ATTEMPTS:
                     raise
             else:
@@ -208,7 +211,7 @@ class Control(Transaction):
             return
         run = partial(self._replay, cursor, sql, parameters, info)
         if self.state is State.IDLE and not self.manual:
-            self._fenced_alone(run)
+            self._fenced_alone(run, sql)
             return
         if self.state is not State.WRITING:
             if not self.applies:
@@ -216,13 +219,13 @@ class Control(Transaction):
             self._start_writing()
         run()
 
-    def _fenced_alone(self, run: Callable[[], None]) -> None:
+    def _fenced_alone(self, run: Callable[[], None], sql: str) -> None:
         if self.cluster.is_settled:
-            self._alone(run)
+            self._alone(run, sql)
             return
         self.cluster.fence()
         try:
-            self._alone(run)
+            self._alone(run, sql)
         finally:
             self.cluster.unfence()
 

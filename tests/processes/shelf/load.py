@@ -43,6 +43,12 @@ class Load:
 
         log.commit = counting
 
+    @staticmethod
+    @retry_on_conflict
+    def retried(work, *arguments):
+        with transaction.atomic():
+            work(*arguments)
+
     def increment(self, number):
         from tests.processes.shelf.models import Book
 
@@ -51,11 +57,7 @@ class Load:
     def read_then_write(self, number):
         from tests.processes.shelf.views import hit
 
-        def work():
-            with transaction.atomic():
-                hit(None, "hot")
-
-        retry_on_conflict(work)()
+        self.retried(hit, None, "hot")
 
     def script(self, number):
         """As a Celery task does it: nobody would run it again."""
