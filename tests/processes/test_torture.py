@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def report_of(run):
     assert report["verdict"] == "passed"
     assert (report["lost"], report["doubled"]) == (0, 0)
     assert report["databases_equal"]
-    assert report["linearizable"]
+    assert report["linearizable"] or report["serializable"]
     return report
 
 
@@ -75,6 +76,35 @@ def test_proxies_stand_in_for_namespaces(tmp_path):
     assert report["network"] == "proxy"
     assert report["applied"] > 50
     assert sum(report["faults"].values()) >= 1
+
+
+def test_plain_orm_code_under_all_faults(tmp_path, capsys):
+    """A fresh seed each time, as above; transfers, get_or_create(), bulk_create() and deletes from five processes."""
+    seed = random.SystemRandom().randrange(1 << 31)
+    with capsys.disabled():
+        sys.stdout.write(f"\ntorture seed {seed} (orm)\n")
+    arguments = ("--workload", "orm", "--minutes", "0.3", "--nodes", "3", "--clients", "5", "--seed", str(seed))
+    report = report_of(start(tmp_path, *arguments, "--json"))
+    assert report["applied"] > 100
+    assert report["history_operations"] > 100
+    assert report["conflicts"] > 0
+    assert sum(report["faults"].values()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("mutation", "kinds"),
+    [("skip-certification-of-reads", "G2|G-single"), ("skip-certification", "lost update|G0|G1c|G2|G-single")],
+)
+def test_a_mutation_is_found_and_told(tmp_path, mutation, kinds):
+    """Certification is what makes it serializable: without it, the checker names transactions that have no order."""
+    arguments = ("--workload", "orm", "--minutes", "0.1", "--nodes", "3", "--faults", "kill_client")
+    run = start(tmp_path, *arguments, "--mutation", mutation, "--json")
+    output, progress = run.communicate(timeout=400)
+    assert run.returncode == 1, progress
+    violations = json.loads(output)["violations"]
+    told = [text for text in violations if re.match(f"({kinds}): no serial order explains these", text)]
+    assert told, violations
+    assert re.search(r"\[rw\] .* read .* = .*, which .* replaced with", told[0])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -62,6 +62,7 @@ class Recorder:
         self.pairs = frozenset()
         self.disks = {}
         self.killed = 0
+        self.paused = set()
 
     def cut(self, pairs):
         self.pairs = frozenset(pairs)
@@ -84,6 +85,13 @@ class Recorder:
     def kill_one(self, rng):
         self.killed += 1
         return f"c{self.killed}"
+
+    def pause_one(self, rng):
+        self.paused.add("c9")
+        return "c9"
+
+    def resume(self, name):
+        self.paused.discard(name)
 
     def look_for_the_dead(self):
         return []
@@ -110,7 +118,8 @@ def advance(nemesis, now, seconds):
 
 def is_whole(cluster, recorder):
     nodes = list(cluster)
-    return all(node.is_running and not node.is_paused for node in nodes) and not recorder.pairs and not recorder.disks
+    harmed = recorder.pairs or recorder.disks or recorder.paused
+    return all(node.is_running and not node.is_paused for node in nodes) and not harmed
 
 
 def test_every_schedule_ends_with_all_healed(world, now):

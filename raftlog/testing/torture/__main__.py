@@ -25,6 +25,10 @@ faults of --list-faults, alone and together, after a schedule drawn from the see
 checked that no acknowledged command was lost, none applied twice, all databases are equal, every node that must stop
 did and no other, and what the clients saw is linearizable.
 
+--workload orm: the clients are applications beside the nodes, which use the ORM on raftlog.backends.sqlite3 (transfers
+in atomic(), get_or_create(), bulk_create(), deletes). Money must be conserved at every read, every committed
+transaction be there once, and some serial order explain all that was read.
+
 Network namespaces (--network netns; root on Linux) lose what is cut; proxies hold it back. No fault touches the machine
 itself: disks fill up, slow down and fail by a hook in the nodes' storage (RAFTLOG_TEST_STORAGE_FAULTS).
 
@@ -73,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--nodes", type=int, default=5, help="how many nodes (default 5)")
     made.add_argument("--seed", type=int, help="of the schedule (default: a fresh one; it is printed)")
     made.add_argument("--network", choices=("auto", "netns", "proxy"), default="auto", help="how pairs are cut")
+    made.add_argument("--workload", choices=("commands", "orm"), default="commands", help="what clients do")
+    made.add_argument(
+        "--mutation", default="", help="a bug, with --workload orm, that must be found; see --list-mutations"
+    )
+    made.add_argument("--list-mutations", action="store_true", help="name the bugs and end")
     made.add_argument("--faults", metavar="NAME,…", help="only these (default: all)")
     made.add_argument("--list-faults", action="store_true", help="name the faults and end")
     made.add_argument("--clients", type=int, default=4, help="client processes (default 4)")
@@ -87,12 +96,18 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "raftlog.testing.torture_site.settings")
     from raftlog.testing.torture.run import Options, torture
     from raftlog.testing.torture.schedule import BY_NAME, KINDS
+    from raftlog.testing.torture_site.mutations import MUTATIONS
 
     made = parser()
     given = made.parse_args(arguments)
     if given.list_faults:
         sys.stdout.write("".join(f"{kind.name:<20} {kind.title}\n" for kind in KINDS))
         return 0
+    if given.list_mutations:
+        sys.stdout.write("".join(f"{name:<30} {function.__doc__}\n" for name, function in MUTATIONS.items()))
+        return 0
+    if given.mutation and (given.workload != "orm" or given.mutation not in MUTATIONS):
+        made.error("--mutation: one of --list-mutations, with --workload orm")
     kinds = tuple(given.faults.split(",")) if given.faults else tuple(BY_NAME)
     unknown = [name for name in kinds if name not in BY_NAME]
     if unknown:
@@ -107,6 +122,8 @@ def main(arguments: list[str] | None = None) -> int:
         clients=given.clients,
         threads=given.threads,
         kinds=kinds,
+        workload=given.workload,
+        mutation=given.mutation,
         directory=given.directory,
     )
     # SIGTERM must end what was started, too: as an exception, like Ctrl-C.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from raftlog.runtime import clock
-from raftlog.testing.processes import LAUNCHER, ProcessCluster
+from raftlog.testing.processes import LAUNCHER, NodeProcess, ProcessCluster
 from raftlog.testing.torture.asking import NodeAddress, Work
+from raftlog.testing.torture.orm_client import OrmWork
 
 STOP_TIMEOUT = 60.0  # seconds: a call may be given up no sooner than Work.give_up
 
@@ -20,8 +22,12 @@ STOP_TIMEOUT = 60.0  # seconds: a call may be given up no sooner than Work.give_
 class Clients:
     """`count` processes at any time; each gets a name of its own, also when it replaces one that was killed."""
 
-    def __init__(self, cluster: ProcessCluster, directory: Path, count: int, threads: int, seed: int) -> None:
+    def __init__(
+        self, cluster: ProcessCluster, directory: Path, count: int, threads: int, seed: int, *, orm: bool = False
+    ) -> None:
+        """`orm`: applications that use the ORM (orm_client), each beside one node; else they propose commands."""
         self._cluster = cluster
+        self._orm = orm
         self.directory = directory
         self._count = count
         self._threads = threads
@@ -40,21 +46,11 @@ class Clients:
         node = self._cluster[names[self.started % len(names)]]
         self.started += 1
         name = f"c{self.started}"
-        work = Work(
-            client=name,
-            seed=self._seed,
-            cluster=node.settings.cluster,
-            secret_keys=[key.decode() for key in node.settings.secret_keys],
-            nodes={n.node_id: NodeAddress(str(n.settings.socket_path), str(n.database)) for n in self._cluster},
-            attached=node.node_id,
-            record=str(self.directory / f"{name}.jsonl"),
-            threads=self._threads,
-            public=self.started % 2 == 0,
-        )
+        module, work = self._work(name, node)
         launch = [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid())]
         with (self.directory / f"{name}.log").open("wb") as output:
             process = subprocess.Popen(
-                [*launch, sys.executable, "-m", "raftlog.testing.torture.client"],
+                [*launch, sys.executable, "-m", module],
                 env=node.environment,
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -65,6 +61,35 @@ class Clients:
         process.stdin.write(msgspec.json.encode(work) + b"\n")
         process.stdin.flush()
         self._running[name] = process
+
+    def _work(self, name: str, node: NodeProcess) -> tuple[str, Work | OrmWork]:
+        record = str(self.directory / f"{name}.jsonl")
+        if self._orm:
+            orm_work = OrmWork(name, self._seed, node.node_id, record, threads=self._threads)
+            return "raftlog.testing.torture.orm_client", orm_work
+        work = Work(
+            client=name,
+            seed=self._seed,
+            cluster=node.settings.cluster,
+            secret_keys=[key.decode() for key in node.settings.secret_keys],
+            nodes={n.node_id: NodeAddress(str(n.settings.socket_path), str(n.database)) for n in self._cluster},
+            attached=node.node_id,
+            record=record,
+            threads=self._threads,
+            public=self.started % 2 == 0,
+        )
+        return "raftlog.testing.torture.client", work
+
+    def pause_one(self, rng: random.Random) -> str:
+        """SIGSTOP; returns the name of the one paused."""
+        name = rng.choice(sorted(self._running))
+        self._running[name].send_signal(signal.SIGSTOP)
+        return name
+
+    def resume(self, name: str) -> None:
+        """SIGCONT, if it has not been killed meanwhile."""
+        if name in self._running:
+            self._running[name].send_signal(signal.SIGCONT)
 
     def kill_one(self, rng: random.Random) -> str:
         """SIGKILL, and another takes its place; returns the name of the one killed."""

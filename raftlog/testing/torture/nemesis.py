@@ -25,6 +25,8 @@ TURNING: Final = {
     "flapping": (0.05, 0.9),
     "flapping_leader": (0.05, 0.9),
 }
+# What happens to client processes, not to nodes.
+CLIENT_FAULTS: Final = ("kill_client", "pause_client")
 # How long a node may go on with an fsync that fails, while the cluster takes writes. Seconds.
 MUST_STOP_WITHIN: Final = 20.0
 
@@ -83,19 +85,21 @@ class Nemesis:
 
     def _family(self, kind: str) -> str:
         """What is done, apart from to whom."""
-        if kind == "crash_loop" or (kind.startswith("kill") and kind != "kill_client"):
+        if kind in CLIENT_FAULTS:
+            return kind
+        if kind == "crash_loop" or kind.startswith("kill"):
             return "kill"
         if kind == "stutter":
             return "pause"
         for family in ("pause", "disk_full", "disk_slow", "disk_stall", "fsync_fails"):
             if kind.startswith(family):
                 return family
-        return "cut" if kind != "kill_client" else kind
+        return "cut"
 
     def _choose(self, fault: Fault, rng: random.Random) -> tuple[str, ...]:
         names = self._whole_first(rng)
         kind = fault.kind
-        if kind == "kill_client":
+        if kind in CLIENT_FAULTS:
             return ()
         if BY_NAME[kind].at_leader:
             leader = leader_of(self._cluster.statuses())
@@ -124,6 +128,9 @@ class Nemesis:
 
     def _start_kill_client(self, strike: Strike, rng: random.Random) -> None:
         strike.victims = (self._clients.kill_one(rng),)
+
+    def _start_pause_client(self, strike: Strike, rng: random.Random) -> None:
+        strike.victims = (self._clients.pause_one(rng),)
 
     def _start_pause(self, strike: Strike, rng: random.Random) -> None:
         for name in strike.victims:
@@ -211,7 +218,9 @@ class Nemesis:
         for name in strike.victims:
             if self._has(name, family):
                 continue  # another fault of the kind still has it
-            if family == "pause":
+            if family == "pause_client":
+                self._clients.resume(name)
+            elif family == "pause":
                 self._cluster[name].resume()
             elif family == "kill":
                 self._restart(name)

@@ -26,7 +26,10 @@ End = Literal["applied", "refused", "nothing", "unknown"]
 
 
 class Called(msgspec.Struct, tag="call", omit_defaults=True):
-    """`action` is one of KeyValueMap, or claim, note, withdraw, read. `reference` "": a read, not in the ledger."""
+    """`action` is one of KeyValueMap, or claim, note, withdraw, read; or one of orm_client.MIX, with the node as `key`.
+
+    `reference` "": a read, not in the ledger.
+    """
 
     number: int
     at: float
@@ -35,6 +38,16 @@ class Called(msgspec.Struct, tag="call", omit_defaults=True):
     key: str
     argument: Any = None
     reference: str = ""
+
+
+class Prepared(msgspec.Struct, tag="prepared"):
+    """What a transaction has read ("r", key, value), written ("w", …) and listed ("s", slot, references) in order.
+
+    Written before its commit: whoever reads of it knows what it did, even if nobody heard how it ended.
+    """
+
+    number: int
+    steps: list[tuple[str, str, Any]]
 
 
 class Ended(msgspec.Struct, tag="end", omit_defaults=True):
@@ -56,7 +69,7 @@ class Broken(msgspec.Struct, tag="broken"):
     text: str
 
 
-Line = Called | Ended | Broken
+Line = Called | Prepared | Ended | Broken
 _decoder = msgspec.json.Decoder(Line)
 
 
@@ -87,6 +100,7 @@ class Call:
     client: str
     called: Called
     ended: Ended | None = None
+    steps: list[tuple[str, str, Any]] = field(default_factory=list)
 
     @property
     def end(self) -> End:
@@ -148,6 +162,8 @@ class Records:
             call = Call(client, line)
             self.calls.append(call)
             self._open[client, line.number] = call
+        elif isinstance(line, Prepared):
+            self._open[client, line.number].steps = line.steps
         elif isinstance(line, Ended):
             call = self._open.pop((client, line.number))
             call.ended = line

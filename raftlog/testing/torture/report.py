@@ -32,6 +32,7 @@ class Report(msgspec.Struct):
     nodes: int
     network: str
     minutes: float
+    workload: str = "commands"
     rounds: int = 0
     client_processes: int = 0
     calls: int = 0
@@ -54,6 +55,11 @@ class Report(msgspec.Struct):
     history_operations: int = 0
     history_keys: int = 0
     configurations: int = 0
+    # Of the workload "orm".
+    serializable: bool = False
+    conflicts: int = 0
+    dependencies: int = 0
+    longest_call: float = 0.0  # seconds
     windows: list[Window] = []
     recoveries: list[float] = []  # seconds from the end of a round's faults to the next acknowledged command
     violations: list[str] = []
@@ -72,10 +78,25 @@ class Report(msgspec.Struct):
 
     def _load(self) -> list[str]:
         rate = self.applied / (self.minutes * 60) if self.minutes else 0
-        return [
+        head = [
             f"torture: {self.nodes} nodes, {self.minutes:.1f} minutes, network {self.network}, seed {self.seed}",
             f"  {self.command}",
             "",
+        ]
+        if self.workload == "orm":
+            return [
+                *head,
+                f"{self.calls:,} calls by {self.client_processes} application processes ({rate:,.0f} transactions/s):",
+                f"  {self.applied:>9,} transactions committed and acknowledged",
+                f"  {self.conflicts:>9,} that conflicted, and changed nothing",
+                f"  {self.reads:>9,} that only read",
+                f"  {self.without_effect:>9,} that were not proposed",
+                f"  {self.unknown:>9,} without an answer, of which {self.unknown_applied:,} turned out to be committed",
+                f"  longest call {self.longest_call:.1f} s",
+                "",
+            ]
+        return [
+            *head,
             f"{self.calls:,} calls by {self.client_processes} client processes ({rate:,.0f} commands/s applied):",
             f"  {self.applied:>9,} commands applied and acknowledged, {self.retried:,} of them after several attempts",
             f"  {self.refused:>9,} commands that raised, as they should (rolled back on every node)",
@@ -111,14 +132,24 @@ class Report(msgspec.Struct):
         return [*lines, ""]
 
     def _verdict(self) -> list[str]:
+        if self.workload == "orm":
+            order = (
+                f"serializable: {'yes' if self.serializable else 'NO'} "
+                f"({self.history_operations:,} transactions, {self.dependencies:,} dependencies)"
+            )
+        else:
+            order = (
+                f"linearizable: {'yes' if self.linearizable else 'NO'} "
+                f"({self.history_operations:,} operations on {self.history_keys:,} keys)"
+            )
+        what = "transactions" if self.workload == "orm" else "commands"
         lines = [
-            f"acknowledged commands lost: {self.lost}",
-            f"commands applied twice: {self.doubled}",
+            f"acknowledged {what} lost: {self.lost}",
+            f"{what} applied twice: {self.doubled}",
             f"databases equal: {'yes' if self.databases_equal else 'NO'} "
             f"(all tables, at entry {self.applied_index:,} of term {self.last_term:,})",
             f"logs equal: {self.log_entries:,} entries compared on each node",
-            f"linearizable: {'yes' if self.linearizable else 'NO'} "
-            f"({self.history_operations:,} operations on {self.history_keys:,} keys)",
+            order,
             f"verdict: {self.verdict}",
         ]
         for number, violation in enumerate(self.violations, 1):

@@ -52,6 +52,7 @@ KINDS: Final = (
     Kind("fsync_fails", 1, "an fsync that fails: the node must stop"),
     Kind("fsync_fails_leader", 1, "an fsync of the leader that fails: it must stop", at_leader=True),
     Kind("kill_client", 0, "SIGKILL of a client process"),
+    Kind("pause_client", 0, "SIGSTOP of a client process, then SIGCONT"),
 )
 BY_NAME: Final = {kind.name: kind for kind in KINDS}
 

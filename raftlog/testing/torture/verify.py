@@ -42,6 +42,7 @@ class TortureMap(KeyValueMap):
 class Ledger:
     """What of the commands is in the ledger. The lists hold texts that name the commands."""
 
+    what: str = "commands"
     acknowledged: int = 0
     lost: list[str] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
@@ -62,17 +63,22 @@ class Ledger:
         ):
             if examples:
                 shown = "; ".join(examples[:SHOWN])
-                found.append(f"{len(examples)} commands were {title}: {shown}")
+                found.append(f"{len(examples)} {self.what} were {title}: {shown}")
         return found
 
 
 def check_ledger(calls: Iterable[Call], database: Path) -> Ledger:
     """Every command against what the database says happened."""
     entries: dict[str, list[int]] = defaultdict(list)
-    with _open(database) as connection:
+    with open_database(database) as connection:
         for reference, index in connection.execute('SELECT reference, "index" FROM torture_entry ORDER BY id'):
             entries[reference].append(index)
-    ledger = Ledger()
+    return ledger_of(calls, entries)
+
+
+def ledger_of(calls: Iterable[Call], entries: dict[str, list[int]], what: str = "commands") -> Ledger:
+    """`entries`: where each reference is in the ledger; what is left of it nobody proposed."""
+    ledger = Ledger(what)
     for call in calls:
         if call.called.reference:
             _check_call(ledger, call, entries.pop(call.called.reference, []))
@@ -129,7 +135,7 @@ def compare_databases(databases: Mapping[str, Path]) -> tuple[list[str], int]:
 
 def _dump(path: Path) -> tuple[int, dict[str, str]]:
     """(applied index, a hash of each table's rows)."""
-    with _open(path) as connection:
+    with open_database(path) as connection:
         connection.execute("BEGIN")
         applied = connection.execute("SELECT applied_index FROM raftlog_appliedindex").fetchone()
         hashes = {}
@@ -156,7 +162,7 @@ def _all_rows(connection: sqlite3.Connection, table: str) -> str:
 def _difference(table: str, first: str, first_path: Path, other: str, other_path: Path) -> str:
     rows = []
     for path in (first_path, other_path):
-        with _open(path) as connection:
+        with open_database(path) as connection:
             exists = table in _tables(connection)
             rows.append(set(connection.execute(_all_rows(connection, table))) if exists else set())
     only_first, only_other = (sorted(map(repr, a - b)) for a, b in (rows, reversed(rows)))
@@ -166,7 +172,7 @@ def _difference(table: str, first: str, first_path: Path, other: str, other_path
     )
 
 
-class _open:
+class open_database:
     """A connection that is closed at the end of the block; rw, because reading WAL files may need to make -shm."""
 
     def __init__(self, path: Path) -> None:
@@ -245,7 +251,7 @@ class Histories:
 
 def check_histories(calls: Iterable[Call], database: Path, at: float) -> Histories:
     """All calls, and a read of every key from the final database, made `at` a moment after all of them."""
-    with _open(database) as connection:
+    with open_database(database) as connection:
         final = {
             key: frozen(json.loads(value)) for key, value in connection.execute("SELECT key, value FROM torture_pair")
         }

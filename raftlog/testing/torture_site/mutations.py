@@ -1,0 +1,45 @@
+"""Bugs that a torture run must find, switched on by RAFTLOG_TORTURE_MUTATION in its nodes and applications alone.
+
+They exchange functions of the code under test; nothing in it knows of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from raftlog.replication import transactions
+
+
+def skip_certification_of_reads() -> None:
+    """Only what was written is certified: snapshot isolation, which says that it is serializable."""
+    certify = transactions._Entry.certify
+
+    def writes_only(entry: Any) -> None:
+        whole = entry.write_set
+        entry.write_set = msgspec.structs.replace(whole, read_tables=[], read_rows=[])
+        try:
+            certify(entry)
+        finally:
+            entry.write_set = whole
+
+    transactions._Entry.certify = writes_only  # type: ignore[method-assign]
+
+
+def skip_certification() -> None:
+    """Whatever was proposed is applied, whoever was first. The hashes of rows, which would notice, are not compared."""
+    old_image = transactions._Entry._old_image
+
+    def any_image(entry: Any, shape: Any, key: Any, before: bytes) -> Any:
+        return old_image(entry, shape, key, b"")
+
+    transactions._Entry._old_image = any_image  # type: ignore[method-assign]
+    transactions._Entry.certify = lambda entry: None  # type: ignore[method-assign]
+
+
+MUTATIONS: Final[dict[str, Callable[[], None]]] = {
+    "skip-certification-of-reads": skip_certification_of_reads,
+    "skip-certification": skip_certification,
+}
