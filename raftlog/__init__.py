@@ -17,6 +17,7 @@ _PUBLIC = {
     "is_applying": "raftlog.replication.apply",
     "retry_on_conflict": "raftlog.backends.retry",
     "TransactionConflict": "raftlog.backends.exceptions",
+    "TurnExpired": "raftlog.backends.exceptions",
     "UniqueConflict": "raftlog.backends.exceptions",
     **dict.fromkeys(
         (

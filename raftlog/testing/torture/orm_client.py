@@ -147,8 +147,7 @@ class Worker:
         """Call it, and write down how it ended. Raises TransactionConflict."""
         from django.db.utils import OperationalError
 
-        from raftlog import NotProposed, OutcomeUnknown, TransactionConflict
-        from raftlog.backends.exceptions import TurnExpired
+        from raftlog import NotProposed, OutcomeUnknown, TransactionConflict, TurnExpired
 
         try:
             output = function()
