@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
 from typing import Any
+
+from suite_child import postgresql
 
 ENGINE = os.environ.get("SUITE_ENGINE", "stock")  # or "raftlog"
 VENDOR = os.environ.get("SUITE_VENDOR", "sqlite3")
@@ -26,28 +29,42 @@ def databases(*aliases: str) -> dict[str, dict[str, Any]]:
 
 
 def database(engine: str, alias: str) -> dict[str, Any]:
+    if VENDOR == "postgresql":
+        return {"ENGINE": engine, "NAME": postgresql.DATABASE, "TEST": {"NAME": test_name(alias)}, **postgresql.SERVER}
     if IN_MEMORY:
         return {"ENGINE": engine}
     name = FOLDER / f"{alias}.sqlite3"
-    return {"ENGINE": engine, "NAME": name, "OPTIONS": SQLITE_OPTIONS, "TEST": {"NAME": str(test_file(alias))}}
+    return {"ENGINE": engine, "NAME": name, "OPTIONS": SQLITE_OPTIONS, "TEST": {"NAME": test_name(alias)}}
 
 
-def test_file(alias: str) -> Path:
-    """The test database; of the default alias it is the one of node a."""
-    return node_folder("a") / "db.sqlite3" if alias == "default" else FOLDER / f"{alias}.sqlite3-test"
+def test_name(alias: str) -> str:
+    """NAME of the test database; of the default alias it is the one of node a."""
+    return node_database("a") if alias == "default" else database_name(alias)
 
 
-def node_folder(name: str) -> Path:
-    folder = FOLDER / name
+def node_database(node: str) -> str:
+    """NAME of a node's database."""
+    return database_name(f"node-{node}")
+
+
+def database_name(words: str) -> str:
+    if VENDOR == "postgresql":
+        return f"suite-{zlib.crc32(str(FOLDER).encode()):08x}-{words}"
+    return str(FOLDER / f"{words}.sqlite3")
+
+
+def node_folder(node: str) -> Path:
+    """Where a node keeps its log."""
+    folder = FOLDER / node
     folder.mkdir(exist_ok=True)
-    return folder
+    return folder / "raft"
 
 
 # Time-outs for a machine that does other things too. Members' addresses are only used by node processes.
 RAFTLOG = {
     "CLUSTER": "suite",
     "NODE_ID": "a",
-    "DATA_DIR": FOLDER / "a" / "raft",
+    "DATA_DIR": str(FOLDER / "a" / "raft"),
     "MEMBERS": {name: f"ws://127.0.0.1:{number}" for number, name in enumerate(NODES, 1)},
     "SECRET_KEYS": ["of a cluster that lives as long as one run of tests"],
     "PROPOSAL_TIMEOUT": 120,

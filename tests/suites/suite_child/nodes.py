@@ -6,7 +6,6 @@ They are started by the first entry: by then the test runner has made the databa
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from typing import Any
 
 from django.db import connections
@@ -15,14 +14,17 @@ from django.db.utils import load_backend
 from raftlog.backends.log import use_log
 from raftlog.backends.node_log import NodeLog
 from raftlog.conf import load_settings
-from raftlog.node import Node, local_proposer
+from raftlog.host import local_proposer
+from raftlog.node import Node
 from raftlog.replication import propose
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.runtime import clock
+from raftlog.runtime.ports import Proposer
 from raftlog.testing.processes import ProcessCluster
 from raftlog.transport.memory import MemoryNetwork
 from suite_child.contents import SqliteFile, different
-from suite_child.environment import FOLDER, NODES, RAFTLOG, node_folder
+from suite_child.environment import FOLDER, NODES, RAFTLOG, VENDOR, node_database, node_folder
+from suite_child.postgresql import PostgresqlDatabase, drop_databases, make_databases
 
 PATIENCE = 120.0  # seconds for the slowest node to apply what the fastest has
 
@@ -35,13 +37,11 @@ class CountingLog(NodeLog):
         self._copies = copies
 
     def commit(self, write_set, body, applier):
-        self._copies.be_started()
         self._copies.entries += 1
         self._copies.rows += write_set.row_count
         return super().commit(write_set, body, applier)
 
     def reserve(self, table, count):
-        self._copies.be_started()
         self._copies.entries += 1
         return super().reserve(table, count)
 
@@ -53,19 +53,22 @@ class Copies:
         self.alias = alias
         self.entries = self.rows = self.comparisons = 0
         self.unequal: list[str] = []
-        self._lock = threading.Lock()
         self._is_started = False
-        self._files: list[SqliteFile] = []
+        self._files: list[Any] = []
         self._compared = 0
         use_log(alias, CountingLog(self))
+        propose.set_proposer_factory(self._proposer)
 
-    def be_started(self) -> None:
-        with self._lock:
-            if not self._is_started:
-                self.start()
-                self._is_started = True
+    def _proposer(self) -> Proposer:
+        """Called once, under a lock, when the first entry is proposed."""
+        if VENDOR == "postgresql":
+            make_databases([node_database(name) for name in NODES[1:]])
+        proposer = self.start()
+        self._is_started = True
+        return proposer
 
-    def start(self) -> None:
+    def start(self) -> Proposer:
+        """Start the nodes, and return the way to node a."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -79,7 +82,8 @@ class Copies:
         if not self._is_started:
             return
         if not self._files:
-            self._files = [SqliteFile(node_folder(name) / "db.sqlite3") for name in NODES]
+            look = PostgresqlDatabase if VENDOR == "postgresql" else SqliteFile
+            self._files = [look(node_database(name)) for name in NODES]
         self.unequal += [f"{moment}: {words}" for words in self.failures()]
         deadline = clock.monotonic() + PATIENCE
         while clock.monotonic() < deadline and not self.failures():
@@ -104,38 +108,39 @@ class Copies:
         for file in self._files:
             file.close()
         self._files = []
-        with self._lock:
-            if self._is_started:
-                self._is_started = False
-                self.stop()
+        if self._is_started:
+            self._is_started = False
+            propose.set_proposer_factory(None)
+            self.stop()
+            if VENDOR == "postgresql":
+                drop_databases([node_database(name) for name in NODES[1:]])
 
 
 class NodeCopies(Copies):
     """Three `Node`s in this process, with real folders, on a network in memory."""
 
-    def start(self) -> None:
+    def start(self) -> Proposer:
         # In a thread of its own: the connections of this one are in the middle of a commit.
         starting = threading.Thread(target=self._start)
         starting.start()
         starting.join()
+        return self._nodes["a"].service
 
     def _start(self) -> None:
         self._network = MemoryNetwork()
         self._nodes: dict[str, Node] = {}
         for name in NODES:
-            settings = load_settings({**RAFTLOG, "NODE_ID": name, "DATA_DIR": str(node_folder(name) / "raft")})
-            machine = OwnDatabase(self.alias, node_folder(name) / "db.sqlite3", lambda: False)
+            settings = load_settings({**RAFTLOG, "NODE_ID": name, "DATA_DIR": str(node_folder(name))})
+            machine = OwnDatabase(self.alias, node_database(name))
             node = Node(settings, state_machine=machine, channel_factory=self._network.channel_factory(name))
             node.start()
             self._network.register(name, node.service)
             self._nodes[name] = node
-        propose.set_proposer_factory(lambda: self._nodes["a"].service)
 
     def stop(self) -> None:
         for node in self._nodes.values():
             node.stop()
         self._network.close()
-        propose.set_proposer_factory(None)
 
     def failures(self) -> list[str]:
         return [node.failure for node in self._nodes.values() if node.failed.is_set()]
@@ -144,10 +149,10 @@ class NodeCopies(Copies):
 class OwnDatabase(DatabaseStateMachine):
     """In its threads the alias is a database of its own: each node of a cluster has the same settings elsewhere."""
 
-    def __init__(self, alias: str, path: Path, is_leader: Any) -> None:
-        self._settings = {**connections.settings[alias], "NAME": str(path)}
+    def __init__(self, alias: str, name: str) -> None:
+        self._settings = {**connections.settings[alias], "NAME": name}
         self._take_alias(alias)
-        super().__init__(alias, is_leader=is_leader)
+        super().__init__(alias)
 
     def apply(self, batch):
         if self._database is None:
@@ -161,7 +166,7 @@ class OwnDatabase(DatabaseStateMachine):
 class ProcessCopies(Copies):
     """Three `manage.py raft run`; this process is an application's on the host of node a."""
 
-    def start(self) -> None:
+    def start(self) -> Proposer:
         self._cluster = ProcessCluster(
             len(NODES),
             FOLDER,
@@ -170,7 +175,7 @@ class ProcessCopies(Copies):
         )
         self._cluster.start()
         self._cluster.wait_for_leader(timeout=PATIENCE)
-        propose.set_proposer_factory(local_proposer)
+        return local_proposer()
 
     def stop(self) -> None:
         self._cluster.close()

@@ -3,17 +3,11 @@
 import json
 import os
 
-from suite_child.environment import SQLITE_OPTIONS
+from suite_child.environment import database, engine, node_database
 
 SECRET_KEY = "unused"
 RAFTLOG = json.loads(os.environ["RAFTLOG_OPTIONS"])
-DATABASES = {
-    "default": {
-        "ENGINE": "raftlog.backends.sqlite3",
-        "NAME": os.environ["RAFTLOG_DATABASE"],
-        "OPTIONS": SQLITE_OPTIONS,
-    }
-}
+DATABASES = {"default": {**database(engine(), "default"), "NAME": node_database(RAFTLOG["NODE_ID"])}}
 INSTALLED_APPS = ["raftlog"]
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 USE_TZ = False
