@@ -28,18 +28,29 @@ IN_PROCESS_CACHES = (
 
 def register_all() -> None:
     """Called once, when the app is ready."""
+    from raftlog.backends import checks as backend  # it needs this module
+
     for check in (check_settings, check_database, check_media, check_caches):
         checks.register(check, TAG)
+    for check in (
+        backend.check_engine,
+        backend.check_options,
+        backend.check_middleware,
+        backend.check_sessions,
+        backend.check_references,
+    ):
+        checks.register(check, TAG)
+    checks.register(backend.check_schema, checks.Tags.database)
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
     """E001 to E010: RAFTLOG itself, key by key."""
-    return [_error(problem.code, problem.message, problem.hint) for problem in conf.find_problems()]
+    return [error(problem.code, problem.message, problem.hint) for problem in conf.find_problems()]
 
 
 def check_database(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
     """E011 to E014, W003: the alias that holds the replicated state."""
-    settings = _settings()
+    settings = read_settings()
     return [] if settings is None or settings.state_machine != "database" else list(_database(settings.database))
 
 
@@ -47,22 +58,24 @@ def _database(alias: str) -> Iterator[checks.CheckMessage]:
     if alias not in connections.settings:
         known = ", ".join(sorted(connections.settings))
         hint = f"Set it to one of them ({known}), or add it to DATABASES."
-        yield _error("E011", f"RAFTLOG['DATABASE'] is {alias!r}, which is not in DATABASES.", hint)
+        yield error("E011", f"RAFTLOG['DATABASE'] is {alias!r}, which is not in DATABASES.", hint)
         return
+    from raftlog.backends.checks import atomic_requests_matter  # it needs this module
+
     connection = connections[alias]
     options = connection.settings_dict
     if connection.vendor not in VENDORS:
         message = f"DATABASES[{alias!r}] is {connection.vendor}, which cannot be replicated."
-        yield _error("E013", message, "Use SQLite or PostgreSQL for it, or set RAFTLOG['DATABASE'] to one that does.")
+        yield error("E013", message, "Use SQLite or PostgreSQL for it, or set RAFTLOG['DATABASE'] to one that does.")
     if connection.vendor == "sqlite" and _is_in_memory(str(options["NAME"])):
         message = f"DATABASES[{alias!r}] is in memory, and would forget what the log says was applied."
-        yield _error("E012", message, f"Give DATABASES[{alias!r}]['NAME'] the path of a file.")
+        yield error("E012", message, f"Give DATABASES[{alias!r}]['NAME'] the path of a file.")
     if not options["AUTOCOMMIT"]:
         message = f"DATABASES[{alias!r}]['AUTOCOMMIT'] is False, so every proposal is made inside a transaction."
-        yield _error("E014", message, "Remove it: a proposal inside an open transaction would wait for itself.")
-    if options["ATOMIC_REQUESTS"]:
+        yield error("E014", message, "Remove it: a proposal inside an open transaction would wait for itself.")
+    if options["ATOMIC_REQUESTS"] and atomic_requests_matter(alias):
         message = f"DATABASES[{alias!r}]['ATOMIC_REQUESTS'] is on, so a view cannot propose a command."
-        yield _warning("W003", message, "Turn it off, or mark the views that propose with @non_atomic_requests.")
+        yield warning("W003", message, "Turn it off, or mark the views that propose with @non_atomic_requests.")
 
 
 def _is_in_memory(name: str) -> bool:
@@ -80,10 +93,10 @@ def check_media(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
         for field in model._meta.get_fields()
         if isinstance(field, FileField) and isinstance(field.storage, FileSystemStorage)
     ]
-    if not fields or not _has_peers():
+    if not fields or not has_peers():
         return []
     message = f"Files of {', '.join(fields)} are stored on one host and are not replicated."
-    return [_warning("W001", message, "Store them where all nodes reach them (object storage, a shared folder).")]
+    return [warning("W001", message, "Store them where all nodes reach them (object storage, a shared folder).")]
 
 
 def check_caches(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
@@ -91,14 +104,14 @@ def check_caches(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
     aliases = [
         alias for alias, options in django_settings.CACHES.items() if options.get("BACKEND") in IN_PROCESS_CACHES
     ]
-    if not aliases or not _has_peers():
+    if not aliases or not has_peers():
         return []
     message = f"CACHES {', '.join(map(repr, aliases))} belong to one process or host and are not replicated."
     hint = "Use a cache that all nodes share where stale entries matter, or silence raftlog.W002 where they don't."
-    return [_warning("W002", message, hint)]
+    return [warning("W002", message, hint)]
 
 
-def _settings() -> conf.Settings | None:
+def read_settings() -> conf.Settings | None:
     """The settings, or None where check_settings has said what is wrong with them."""
     try:
         return conf.load_settings()
@@ -106,16 +119,16 @@ def _settings() -> conf.Settings | None:
         return None
 
 
-def _has_peers() -> bool:
-    settings = _settings()
+def has_peers() -> bool:
+    settings = read_settings()
     return settings is not None and len(settings.members) > 1
 
 
-def _error(code: str, message: str, hint: str) -> checks.Error:
+def error(code: str, message: str, hint: str) -> checks.Error:
     return checks.Error(message, hint=_with_anchor(code, hint), id=f"raftlog.{code}")
 
 
-def _warning(code: str, message: str, hint: str) -> checks.Warning:
+def warning(code: str, message: str, hint: str) -> checks.Warning:
     return checks.Warning(message, hint=_with_anchor(code, hint), id=f"raftlog.{code}")
 
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from raftlog import checks, conf
+from raftlog.backends import checks as backend_checks
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,7 +17,7 @@ def test_every_setting_is_documented():
 
 
 def test_every_check_is_documented_under_the_anchor_that_its_hint_names():
-    source = Path(conf.__file__).read_text() + Path(checks.__file__).read_text()
+    source = "".join(Path(module.__file__).read_text() for module in (conf, checks, backend_checks))
     used = set(re.findall(r'"([EW]0\d\d)"', source))
     documented = set(re.findall(r"^## ([EW]\d+)$", (ROOT / "docs/reference/checks.md").read_text(), re.MULTILINE))
     assert used == documented
