@@ -279,9 +279,12 @@ class _Reader:
         address = self._typed("ADDRESS", str, listed if isinstance(listed, str) else DEFAULT_ADDRESS)
         if "ADDRESS" in self.raw:
             self._check_address("ADDRESS", address, "RAFTLOG['ADDRESS']")
-        if members and node_id not in members:
+        if members and node_id not in members and "ADDRESS" not in self.raw:
             message = f"RAFTLOG['NODE_ID'] is {node_id!r}, which is not in RAFTLOG['MEMBERS'] ({', '.join(members)})."
-            self.problem("E005", "NODE_ID", message, f"Set NODE_ID to one of them, or add {node_id!r} to MEMBERS.")
+            hint = (
+                f"Set NODE_ID to one of them, or add {node_id!r} to MEMBERS; or, for a node that is to be added to a "
+            )
+            self.problem("E005", "NODE_ID", message, hint + "running cluster (raft add), set its ADDRESS.")
         elif listed is not None and listed != address:
             message = f"RAFTLOG['ADDRESS'] is {address}, but RAFTLOG['MEMBERS'][{node_id!r}] is {listed}."
             self.problem("E007", "ADDRESS", message, "Make them equal, or leave ADDRESS out.")

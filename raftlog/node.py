@@ -29,6 +29,7 @@ from raftlog.consensus.events import (
     ConfigurationChanged,
     Event,
     LeaderFound,
+    RemovedFromCluster,
     SteppedDown,
 )
 from raftlog.consensus.log import RaftLog
@@ -41,6 +42,7 @@ from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
+from raftlog.runtime.members import membership_requests
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.server import RaftServer
 from raftlog.runtime.turns import ClientTurns
@@ -59,6 +61,7 @@ TAKE_OVER_TIMEOUT = 15.0  # seconds that `raft run` waits for a process that is 
 TAKE_OVER_INTERVAL = 0.02
 COMMIT_DELAY = 0.005  # seconds: see RaftSettings.commit_delay
 MESSAGE_OVERHEAD = 4 << 20  # bytes
+REMOVED = 3  # exit code of a node that was removed from its cluster
 
 
 class Node:
@@ -84,6 +87,8 @@ class Node:
         self._channel_factory = channel_factory
         self._storage: Storage
         self._started_at = clock.monotonic()
+        # Set once this node knows that it is no member any more: the process ends.
+        self.removed = threading.Event()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._event_thread = threading.Thread(
             target=self._send_signals, name=f"raftlog-{settings.node_id}-events", daemon=True
@@ -156,7 +161,7 @@ class Node:
             hard_state=storage.hard_state.load(),
             rng=rng,
             now=clock.monotonic(),
-            first_members=first_members(settings),
+            first_members=first_members(settings) if settings.node_id in settings.members else None,
             new_cluster_id=uuid.uuid4().hex,
             last_applied=machine.last_applied,
         )
@@ -179,7 +184,7 @@ class Node:
             election_timeout=settings.election_timeout,
             max_waiting_proposals=settings.max_waiting_proposals,
             max_payload_bytes=settings.max_transaction_bytes,
-            peers=[node_id for node_id in settings.members if node_id != settings.node_id],
+            peers=first_peers(settings, log),
             rng=rng,
             on_event=self._events.put,
             on_applied=self._pin_cluster_id,
@@ -209,6 +214,8 @@ class Node:
         """Body of the event thread: what the core tells becomes Django signals, outside every other thread's way."""
         leader = ("", 0)
         while (event := self._events.get()) is not None:
+            if isinstance(event, RemovedFromCluster):
+                self.removed.set()
             if isinstance(event, ConfigurationChanged):
                 send(signals.membership_changed, sender=self, configuration=event.configuration, index=event.index)
             now = leader_after(event, self.settings.node_id)
@@ -262,6 +269,13 @@ def first_members(settings: Settings) -> Configuration:
     """The configuration in which an empty node may take part in the first election (rule 4 of the design)."""
     servers = {node_id: Server(address) for node_id, address in settings.members.items()}
     return Configuration("", servers, tuple(sorted(servers)))
+
+
+def first_peers(settings: Settings, log: RaftLog) -> list[str]:
+    """Whom to talk with before a configuration is known; a node that waits to be taken in lets the others begin."""
+    if log.configurations or settings.node_id not in settings.members:
+        return []
+    return [node_id for node_id in settings.members if node_id != settings.node_id]
 
 
 def max_message_bytes(settings: Settings) -> int:
@@ -329,9 +343,9 @@ def run_node(
 ) -> int:
     """What `raft run` does: the node and Daphne, until SIGTERM or SIGINT, or until a thread dies.
 
-    Must be called in the main thread. Returns the exit code: 0 stopped as asked, 2 stopped by itself.
-    `on_waiting` is told, once, what is waited for before the start. Raises StorageError, TransportError, OSError
-    where it cannot start.
+    Must be called in the main thread. Returns the exit code: 0 stopped as asked, 2 stopped by itself, 3 removed from
+    the cluster. `on_waiting` is told, once, what is waited for before the start. Raises StorageError, TransportError,
+    OSError where it cannot start.
     """
     global _current
     # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
@@ -348,10 +362,10 @@ def run_node(
         node.service,
         node.identity,
         asgi_application,
-        allow_peer=lambda node_id: node_id in node.service.peers,
+        allow_peer=node.service.knows,
         max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
-        requests={"status": lambda arguments: node.status()},
+        requests={"status": lambda arguments: node.status(), **membership_requests(node.service)},
         deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
         bound_requests={"take_turn": turns.take, "renew_turn": turns.renew, "release_turn": turns.release},
         client_gone=turns.gone,
@@ -381,6 +395,9 @@ def run_node(
     if node.failed.is_set():
         logger.critical("the node has stopped: %s", node.failure)
         return 2
+    if node.removed.is_set():
+        logger.warning("%s has stopped: it was removed from the cluster", settings.node_id)
+        return REMOVED
     return 0
 
 
@@ -420,7 +437,7 @@ def is_listening(settings: Settings) -> bool:
 
 def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
     while not stopping.wait(0.2):
-        if node.failed.is_set():
+        if node.failed.is_set() or node.removed.is_set():
             break
     try:
         node.stop()

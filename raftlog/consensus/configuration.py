@@ -50,6 +50,25 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     def is_voter(self, node_id: str) -> bool:
         return node_id in self.voters or node_id in self.outgoing
 
+    # What operators ask for, as targets of a change
+
+    def with_server(self, node_id: str, server: Server, *, voter: bool) -> Configuration:
+        """This one with `node_id` added or changed, as a voter or a learner."""
+        voters = set(self.voters) - {node_id}
+        if voter:
+            voters.add(node_id)
+        return self._target({**self.servers, node_id: server}, voters)
+
+    def without(self, node_id: str) -> Configuration:
+        """This one without `node_id`. Raises KeyError where it is no member."""
+        servers = dict(self.servers)
+        del servers[node_id]
+        return self._target(servers, set(self.voters) - {node_id})
+
+    def _target(self, servers: dict[str, Server], voters: set[str]) -> Configuration:
+        learners = tuple(sorted(servers.keys() - voters))
+        return Configuration(self.cluster_id, servers, tuple(sorted(voters)), (), learners)
+
     def check(self) -> None:
         """Raise InvalidEntry, naming the guarantee that does not hold."""
         for name in ("voters", "outgoing", "learners", "goal_voters", "goal_members"):

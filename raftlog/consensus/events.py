@@ -175,6 +175,16 @@ class ChangeAbandoned(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberLeft(Event):
+    """A leader has nothing more to send to a server that was removed."""
+
+    peer: str = ""
+
+    def __str__(self) -> str:
+        return f"lets {self.peer} go, which was removed"
+
+
+@dataclass(frozen=True, slots=True)
 class RemovedFromCluster(Event):
     """This server is not in the configuration that was committed at `index`: it has nothing to do any more."""
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from raftlog.consensus import roles
 from raftlog.consensus.configuration import Configuration, encode_configuration
 from raftlog.consensus.entries import EntryId
-from raftlog.consensus.events import ChangeAbandoned, RemovedFromCluster
+from raftlog.consensus.events import ChangeAbandoned, MemberLeft, RemovedFromCluster
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import INFINITY, Leadership, ServerState
 from raftlog.consensus.timeout_now import transfer_leadership
@@ -213,6 +213,16 @@ def _abandon(state: ServerState, reason: str, now: float) -> None:
     _append(state, Configuration(current.cluster_id, servers, current.voters, (), learners), now)
 
 
+def change_deadline(state: ServerState) -> float:
+    """When a change is given up unless a server makes progress; inf: none is waited for."""
+    configuration = state.configuration
+    if state.leadership is None or not configuration.goal_voters or configuration.is_joint:
+        return INFINITY
+    joining = set(configuration.goal_voters) - set(configuration.voters)
+    moved_at = min((state.progress[peer].moved_at for peer in joining), default=INFINITY)
+    return moved_at + state.settings.catch_up_timeout
+
+
 # Servers that leave
 
 
@@ -233,6 +243,7 @@ def let_go(state: ServerState, peer: str, now: float) -> bool:
     if not knows and now < leadership.leaving_until:
         return False
     del leadership.leaving[peer], state.progress[peer]
+    state.events.append(MemberLeft(state.current_term, peer))
     return True
 
 
@@ -240,6 +251,19 @@ def removed_index(state: ServerState, node_id: str) -> int:
     """Index of the committed configuration without `node_id`, by which it learns that it was removed; 0: it was not."""
     is_committed = 0 < state.configuration_index <= state.commit_index
     return state.configuration_index if is_committed and node_id not in state.configuration.servers else 0
+
+
+def knows(state: ServerState, node_id: str) -> bool:
+    """Whether this server talks with `node_id`: a member of any configuration in its log (one that was removed is told
+    so), or anybody while it waits to be taken in itself."""
+    if not _is_member(state, state.configuration) and not state.is_removed:
+        return True
+    return any(node_id in configuration.servers for _, configuration in state.log.configurations)
+
+
+def sends_to(state: ServerState, node_id: str) -> bool:
+    """Whether this server has, or may soon have, something to send to `node_id`."""
+    return node_id in state.configuration.servers or node_id in state.progress
 
 
 def notice_removal(state: ServerState) -> None:

@@ -180,6 +180,12 @@ class Progress:
             return True
         return now >= self.waiting_since + retry_interval
 
+    def begin_catching_up(self, now: float) -> None:
+        """From now on it is to become a voter."""
+        self.catch_up_index = 0
+        self.is_caught_up = False
+        self.moved_at = now
+
     def begin_catch_up_round(self, last_index: int, now: float) -> None:
         self.catch_up_index = last_index
         self.catch_up_began_at = now

@@ -88,6 +88,7 @@ class Raft(ServerState):
         log.max_window_bytes = settings.max_window_bytes
         roles.refresh_configuration(self, now)
         timing.reset_election_deadline(self, now)
+        membership.notice_removal(self)
         if self.configuration.all_voters == {node_id} and timing.may_campaign(self):
             self.election_deadline = min(self.election_deadline, now)  # a single voter has nobody to wait for
 
@@ -166,6 +167,19 @@ class Raft(ServerState):
         """
         self.latest_now = now
         return membership.change_configuration(self, target, based_on, now)
+
+    @property
+    def change_deadline(self) -> float:
+        """When a leader is due a tick() for the change of members that is under way; inf: it is not."""
+        return membership.change_deadline(self)
+
+    def knows(self, node_id: str) -> bool:
+        """Whether messages of `node_id` are to be taken at all."""
+        return membership.knows(self, node_id)
+
+    def sends_to(self, node_id: str) -> bool:
+        """Whether there is, or may soon be, something to send to `node_id`."""
+        return membership.sends_to(self, node_id)
 
     def abandon_change(self, now: float) -> None:
         """Give up a change whose new voters still learn. Raises NotLeader, ConfigurationChangeRefused."""

@@ -164,8 +164,12 @@ def _refresh_progress(state: ServerState, before: Configuration, now: float) -> 
     servers, leaving = state.configuration.servers, leadership.leaving
     leaving.update({node_id: server for node_id, server in before.servers.items() if node_id in state.progress})
     for node_id in servers.keys() & leaving.keys():
-        del leaving[node_id]
+        if leaving.pop(node_id).incarnation != servers[node_id].incarnation:
+            del state.progress[node_id]  # another folder: what the old one had acknowledged is not in it
     leadership.leaving_until = now + 2 * state.settings.election_timeout
     peers = [node_id for node_id in sorted(servers.keys() | leaving.keys()) if node_id != state.node_id]
     # The newest entry, the no-op or the configuration itself, is what a peer without progress is probed with.
     state.progress = {peer: state.progress.get(peer) or Progress(state.log.last_index, now) for peer in peers}
+    if not state.configuration.is_joint:
+        for peer in set(state.configuration.goal_voters) - set(state.configuration.voters):
+            state.progress[peer].begin_catching_up(now)

@@ -19,6 +19,8 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from raftlog.consensus.configuration import Configuration
+from raftlog.consensus.entries import EntryId
 from raftlog.consensus.events import Event
 from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries, RaftMessage
@@ -223,6 +225,31 @@ class ConsensusState:
             afterwards += self.settle(now, wake=self.peer_work)
         run(afterwards)
 
+    def change_configuration(self, target: Configuration, based_on: int) -> EntryId:
+        """Begin to change the members. Raises what Raft.change_configuration() raises. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            entry = self.raft.change_configuration(target, based_on, now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+        return entry
+
+    def abandon_change(self) -> None:
+        """Raises NotLeader, ConfigurationChangeRefused. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.raft.abandon_change(now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
+    def transfer_leadership(self, to: str) -> None:
+        """Raises NotLeader, ValueError. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.raft.transfer_leadership(to, now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
     def read(self, deadline: float, done: ReadDone) -> None:
         """Ask for an index that is safe to read at. Monitor: takes it."""
         with self.monitor:
@@ -295,7 +322,8 @@ class ConsensusState:
         if raft.log.stable_index < raft.log.last_index and not self.log_writer_busy:
             self.log_sync_work.notify()
         for peer in wake:
-            self.peer_work[peer].notify()
+            if peer in self.peer_work:  # it may have left
+                self.peer_work[peer].notify()
         self._wake_timers()
         return afterwards
 
@@ -327,8 +355,8 @@ class ConsensusState:
     @property
     def step_down_deadline(self) -> float:
         """When the step-down timer has something to do. Monitor: held."""
-        deadline = min(self.raft.quorum_deadline, self.proposals.next_deadline, self.reads.next_deadline)
-        return min(deadline, self.turns.next_deadline, self.proposals.turns.deadline)
+        deadline = min(self.raft.quorum_deadline, self.raft.change_deadline, self.proposals.next_deadline)
+        return min(deadline, self.reads.next_deadline, self.turns.next_deadline, self.proposals.turns.deadline)
 
     def wait_for_election_deadline(self) -> None:
         """Monitor: held."""

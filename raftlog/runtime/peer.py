@@ -39,8 +39,11 @@ class PeerThread:
         self._channel = channel_factory(peer, self._on_message, self._on_close)
 
     def main(self, now_doing: Callable[[str], None]) -> None:
-        """Keep a connection and send what there is, until the node stops. Monitor: takes it."""
-        while not self._state.stopping:
+        """Keep a connection and send what there is, until the node stops or the peer is no member any more.
+
+        Monitor: takes it.
+        """
+        while self._has_work_left():
             if not self.connected:
                 now_doing("connecting")
                 self._connect()
@@ -56,6 +59,14 @@ class PeerThread:
                 except (OSError, TransportError) as error:
                     self._on_close(f"{type(error).__name__}: {error}")
         self._channel.close()
+
+    def _has_work_left(self) -> bool:
+        with self._state.monitor:
+            return self._goes_on()
+
+    def _goes_on(self) -> bool:
+        """Monitor: held."""
+        return not self._state.stopping and self._state.peer_work.get(self.peer) is self._work
 
     def close(self) -> None:
         """Wake the thread out of a blocked send or connect. Any thread."""
@@ -98,14 +109,14 @@ class PeerThread:
         state = self._state
         self._retry_at = state.monitor.monotonic() + self._backoff * (0.5 + self._jitter() / 2)
         self._backoff = min(self._backoff * 2, MAX_BACKOFF)
-        while not state.stopping and state.monitor.monotonic() < self._retry_at:
+        while self._goes_on() and state.monitor.monotonic() < self._retry_at:
             self._work.wait_until(self._retry_at)
 
     def _collect(self, now_doing: Callable[[str], None]) -> tuple[list[PeerMessage], FetchEntries | None]:
         """Wait until there is something to send, and take it. Monitor: takes it."""
         state = self._state
         with state.monitor:
-            while not state.stopping and self.connected:
+            while self._goes_on() and self.connected:
                 now = state.monitor.monotonic()
                 messages: list[PeerMessage] = []
                 while len(messages) < MAX_MESSAGES:

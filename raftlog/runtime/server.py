@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from raftlog.consensus.entries import CLIENT_KINDS, HEADER_BYTES
-from raftlog.consensus.events import Event
+from raftlog.consensus.events import ConfigurationChanged, Event, MemberLeft
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import PayloadTooLarge
@@ -65,8 +65,9 @@ class RaftServer:
             Monitor(),
             max_waiting_proposals=max_waiting_proposals,
             election_timeout=election_timeout,
-            on_event=partial(_log_event, raft.node_id, on_event),
+            on_event=self._on_event,
         )
+        self._tell_event = on_event
         # Set once, with `failure`, when a thread died: the process must end.
         self.failed = threading.Event()
         self.failure = ""
@@ -77,10 +78,12 @@ class RaftServer:
         self._max_payload_bytes = max_payload_bytes
         self._service = Service(self.state)
         self.peers: dict[str, PeerThread] = {}
-        for peer in peers:
-            self.state.peer_work[peer] = self.state.monitor.condition()
-            self.peers[peer] = PeerThread(self.state, peer, channel_factory, rng.random)
+        self._channel_factory = channel_factory
+        self._jitter = rng.random
+        self._is_started = False
         self.threads = self._make_threads()
+        for peer in peers:
+            self._add_peer(peer)
 
     def _make_threads(self) -> list[NodeThread]:
         threads: list[NodeThread] = []
@@ -95,13 +98,48 @@ class RaftServer:
         add("step-down-timer", partial(step_down_timer_main, self.state))
         for number in range(SERVICE_THREADS):
             add(f"service-{number}", self._service.main)
-        for peer, peer_thread in self.peers.items():
-            add(f"peer-{peer}", peer_thread.main)
         return threads
 
     def start(self) -> None:
         for thread in self.threads:
             thread.start()
+        self._is_started = True
+        self._follow_members()
+
+    # Peers come and go with the configuration
+
+    def _add_peer(self, peer: str) -> None:
+        self.state.peer_work[peer] = self.state.monitor.condition()
+        made = self.peers[peer] = PeerThread(self.state, peer, self._channel_factory, self._jitter)
+        thread = NodeThread(
+            f"raftlog-{self.state.raft.node_id}-peer-{peer}", lambda: made.main(thread.now_doing), self._died
+        )
+        self.threads.append(thread)
+        if self._is_started:
+            thread.start()
+
+    def _follow_members(self) -> None:
+        """Begin a thread for each new member, and let those end whose peer is none any more. Monitor: takes it."""
+        ending = []
+        with self.state.monitor:
+            raft = self.state.raft
+            if self.state.stopping or (raft.log.is_empty and raft.first_members is not None):
+                return
+            for peer in [peer for peer in self.peers if not raft.sends_to(peer)]:
+                self.state.peer_work.pop(peer).notify()
+                ending.append(self.peers.pop(peer))
+            for peer in sorted(raft.configuration.servers.keys() - self.peers.keys() - {raft.node_id}):
+                self._add_peer(peer)
+            self.threads[:] = [thread for thread in self.threads if thread.doing != "ended"]
+        for peer_thread in ending:
+            peer_thread.close()
+
+    def _on_event(self, event: Event) -> None:
+        """Called outside the monitor, by the thread that left it."""
+        logger.log(logging.WARNING if event.is_warning else logging.INFO, "%s %s", self.state.raft.node_id, event)
+        if isinstance(event, ConfigurationChanged | MemberLeft) and self._is_started:
+            self._follow_members()
+        self._tell_event(event)
 
     def stop(self, timeout: float) -> list[str]:
         """Hand leadership over, answer the waiting callers, end all threads within `timeout` seconds.
@@ -113,7 +151,7 @@ class RaftServer:
             self._hand_over(min(deadline, self.state.monitor.monotonic() + 2 * self._election_timeout))
         self._service.stop()
         self.state.stop("the node is stopping")
-        for peer_thread in self.peers.values():
+        for peer_thread in list(self.peers.values()):
             peer_thread.close()
         self._machine.stop()
         return [t.name for t in self.threads if not t.join(deadline - self.state.monitor.monotonic())]
@@ -125,11 +163,9 @@ class RaftServer:
             raft = state.raft
             if raft.role is not Role.LEADER:
                 return
-            voters = raft.configuration.all_voters - {raft.node_id}
-            candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
-            if not candidates:
+            to = self._best_successor()
+            if not to:
                 return
-            to = max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer))
             now = state.monitor.monotonic()
             raft.transfer_leadership(to, now)
             afterwards = state.settle(now, wake=state.peer_work)
@@ -138,6 +174,18 @@ class RaftServer:
         with state.monitor:
             while raft.role is Role.LEADER and state.monitor.monotonic() < deadline:
                 state.role_changed.wait_until(deadline)
+
+    def best_successor(self) -> str:
+        """The connected voter that has most of the log; "" where there is none. Monitor: takes it."""
+        with self.state.monitor:
+            return self._best_successor()
+
+    def _best_successor(self) -> str:
+        """Monitor: held."""
+        raft = self.state.raft
+        voters = set(raft.configuration.voters) - {raft.node_id}
+        candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
+        return max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer), default="")
 
     def _died(self, name: str, error: BaseException) -> None:
         if not self.failed.is_set():
@@ -148,9 +196,16 @@ class RaftServer:
     # ports.ServicePort and ports.Proposer
 
     def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
-        if message.sender not in self.peers:
+        if not self.knows(message.sender):
             return False
         return self._service.submit(message, arrived_at, reply)
+
+    def knows(self, node_id: str) -> bool:
+        """Whether messages of `node_id` are taken (Raft.knows). Monitor: takes it."""
+        if node_id in self.peers:
+            return True
+        with self.state.monitor:
+            return self.state.raft.knows(node_id)
 
     def peer_connected(self, peer_id: str) -> None:
         logger.info("%s: %s has connected", self.state.raft.node_id, peer_id)
@@ -225,8 +280,3 @@ class RaftServer:
 
     def status(self) -> dict[str, Any]:
         return node_status(self.state, self._machine, self.peers, self.threads)
-
-
-def _log_event(node_id: str, on_event: Callable[[Event], None], event: Event) -> None:
-    logger.info("%s %s", node_id, event)
-    on_event(event)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
+from raftlog.exceptions import InvalidEntry
 from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.runtime.peer import PeerThread
 from raftlog.runtime.ports import StateMachine
 from raftlog.runtime.threads import NodeThread
+
+_MEMBER_LISTS: Final = ("voters", "outgoing", "learners", "goal_voters", "goal_members")
 
 
 def node_status(
@@ -37,6 +41,8 @@ def node_status(
             "stable_index": raft.log.stable_index,
             "first_index": raft.log.first_index,
             "configuration_index": raft.configuration_index,
+            "configuration": configuration_as_data(raft.configuration),
+            "configuration_committed": raft.configuration_index <= raft.commit_index,
             "protocol_violations": state.violations,
             "waiting_proposals": len(state.proposals),
             "write_turn": _write_turn(state, now),
@@ -72,12 +78,36 @@ def _write_turn(state: ConsensusState, now: float) -> dict[str, Any]:
     }
 
 
+def configuration_as_data(configuration: Configuration) -> dict[str, Any]:
+    """For status; configuration_from_data() is its inverse."""
+    data: dict[str, Any] = {name: list(getattr(configuration, name)) for name in _MEMBER_LISTS}
+    data["cluster_id"] = configuration.cluster_id
+    data["servers"] = {
+        node_id: {"address": server.address, "incarnation": server.incarnation, "priority": server.priority}
+        for node_id, server in configuration.servers.items()
+    }
+    return data
+
+
+def configuration_from_data(data: Mapping[str, Any]) -> Configuration:
+    """Raises InvalidEntry where it is none."""
+    try:
+        servers = {node_id: Server(**server) for node_id, server in data["servers"].items()}
+        lists = {name: tuple(map(str, data[name])) for name in _MEMBER_LISTS}
+        configuration = Configuration(cluster_id=str(data["cluster_id"]), servers=servers, **lists)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InvalidEntry(f"a configuration of {sorted(data)}: {type(error).__name__} {error}") from error
+    configuration.check()
+    return configuration
+
+
 def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str, now: float) -> dict[str, Any]:
     raft = state.raft
     server = raft.configuration.servers[node_id]
     member: dict[str, Any] = {
         "address": server.address,
         "incarnation": server.incarnation,
+        "priority": server.priority,
         "voter": raft.configuration.is_voter(node_id),
         "learner": node_id in raft.configuration.learners,
         "connected": node_id == raft.node_id or (node_id in peers and peers[node_id].connected),

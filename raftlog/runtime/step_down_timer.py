@@ -25,7 +25,7 @@ def step_down_timer_main(state: ConsensusState, now_doing: Callable[[str], None]
                 state.wait_for_step_down_deadline()
                 continue
             now_doing("checking deadlines")
-            if now >= state.raft.quorum_deadline:
+            if now >= min(state.raft.quorum_deadline, state.raft.change_deadline):
                 state.raft.tick(now)
             afterwards = state.settle(now)
             afterwards += _calls(state.proposals.expire(now)) + _read_calls(state.reads.expire(now))

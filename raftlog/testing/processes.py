@@ -274,6 +274,17 @@ class ProcessCluster:
             self.nodes[name] = NodeProcess(raw, folder, command, variables)
         atexit.register(self.kill_all)
 
+    def new_node(self, name: str) -> NodeProcess:
+        """One more, not started: it lists the nodes there are as MEMBERS, and waits to be taken in by them."""
+        (port,) = free_ports(1)
+        any_node = next(iter(self))
+        folder = self.directory / name
+        raw = {key: value for key, value in any_node.options.items() if key not in ("BIND", "STATE_MACHINE")}
+        raw |= {"NODE_ID": name, "DATA_DIR": str(folder / "raft"), "ADDRESS": f"ws://127.0.0.1:{port}"}
+        raw["MEMBERS"] = {each: node.address for each, node in self.nodes.items() if each != name}
+        self.nodes[name] = NodeProcess(raw, folder, any_node.command, any_node.environment)
+        return self.nodes[name]
+
     def __enter__(self) -> ProcessCluster:
         return self
 

@@ -445,7 +445,7 @@ class SimulatedNode:
         with state.monitor:
             count_arrivals(state)
             now = state.monitor.monotonic()
-            if now >= min(raft.election_deadline, raft.quorum_deadline):
+            if now >= min(raft.election_deadline, raft.quorum_deadline, raft.change_deadline):
                 raft.tick(now)
                 afterwards = state.settle(now, wake=state.peer_work)
             if now >= state.step_down_deadline:

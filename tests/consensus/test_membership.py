@@ -122,6 +122,35 @@ def test_a_new_server_that_is_down_costs_nothing_and_is_given_up():
     assert "b made no progress for 30 s" in event.reason
 
 
+def test_a_learner_of_long_standing_is_promoted_at_once():
+    cluster = cluster_of(*"abc", learners="d")
+    cluster.run(60)
+    change(cluster, target(*"abcd"))
+    cluster.run(0.5)
+    assert steps(cluster)[-1] == ("abcd", "", "")
+
+
+def test_what_an_older_folder_acknowledged_does_not_count_for_the_new_one():
+    """A server leaves and comes back under its name with an empty folder, while its leader still knows the old one."""
+    cluster = cluster_of(*"abc")
+    cluster.propose("a", "one", "two")
+    cluster.settle()
+    cluster.crash("c")
+    change(cluster, target(*"ab"))
+    cluster.settle()
+    assert "c" in cluster.rafts["a"].progress
+    assert cluster.rafts["a"].progress["c"].match_index
+    cluster.disks["c"] = Disk("c")
+    cluster.disks["c"].incarnation = "another folder"
+    wanted = target(*"ab").with_server("c", Server("c:1", "another folder"), voter=True)
+    change(cluster, wanted)
+    assert cluster.rafts["a"].progress["c"].match_index == 0
+    cluster.restart("c")
+    cluster.run(1)
+    assert cluster.leader.configuration == wanted
+    assert cluster.rafts["c"].log.last_index == cluster.leader.log.last_index
+
+
 def test_a_change_can_be_given_up_while_its_servers_learn():
     cluster = cluster_of(*"abc", learners="e")
     cluster.disks["d"] = Disk("d")

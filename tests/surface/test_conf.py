@@ -58,6 +58,7 @@ def test_bind_says_where_to_listen(bind, expected):
         ({"CLUSTER": "my shop"}, "E004", "CLUSTER", ["'my shop'", "letters"]),
         ({"STATE_MACHINE": "none"}, "E004", "STATE_MACHINE", ["'none'"]),
         ({"MEMBERS": MEMBERS}, "E005", "NODE_ID", ["'node1'", "a, b, c"]),
+        ({"MEMBERS": MEMBERS, "ADDRESS": "ws://x"}, "E006", "ADDRESS", ["port is missing"]),
         ({"ADDRESS": "http://x:1"}, "E006", "ADDRESS", ["http", "ws://host:port"]),
         ({"ADDRESS": "ws://x"}, "E006", "ADDRESS", ["port is missing"]),
         ({"ADDRESS": "ws://x:99999"}, "E006", "ADDRESS", ["65535"]),

@@ -37,6 +37,7 @@ exit codes:
   0  stopped as asked
   1  not started: the message says what is wrong with the settings, the folder or the database
   2  stopped by itself: a disk, database or thread failed; the last lines of the log say which
+  3  this node was removed from the cluster (to come back: empty its folder, start it, and `raft add` it)
 """
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -56,7 +57,7 @@ exit codes:
             output.line(
                 f"listening on {host}:{port}, reached at {settings.address}; local socket {settings.socket_path}"
             )
-            output.line(f"members: {', '.join(settings.members)}; log in {settings.data_dir}")
+            output.line(f"log in {settings.data_dir}; see the members with: manage.py raft members")
 
         try:
             return run_node(settings, site_application(), on_ready=on_ready, on_waiting=output.line)

@@ -1,0 +1,83 @@
+"""`raft add`: take a node into the cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from raftlog import conf
+from raftlog.consensus.configuration import Server
+from raftlog.exceptions import RaftlogError
+from raftlog.management.members import EXIT_CODES, Cluster, add_change_arguments, describe, tolerance
+from raftlog.management.output import Output
+from raftlog.management.verbs import Verb, read_settings
+from raftlog.node import fetch_status
+
+
+class AddVerb(Verb):
+    name = "add"
+    help = "Take a node into the cluster: it learns first, and becomes a voter once it has caught up."
+    epilog = f"""\
+First start the node on its host: NODE_ID is its name, ADDRESS where the others reach it, MEMBERS the members of the
+running cluster without it, SECRET_KEYS theirs; its folder and database are empty. It then waits to be taken in.
+
+Adding it never costs the cluster its majority: until it has caught up it counts for nothing, and if it makes no
+progress for 30 seconds the change is given up.
+
+examples:
+  manage.py raft add d ws://10.0.0.4:8000
+  manage.py raft add d ws://10.0.0.4:8000 --learner    it gets everything and never votes
+
+{EXIT_CODES}
+"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("node_id", help="NODE_ID of the new node")
+        parser.add_argument("address", help="its ADDRESS, ws://host:port or wss://host:port")
+        parser.add_argument("--learner", action="store_true", help="as a learner, until `raft promote`")
+        add_change_arguments(parser)
+
+    def run(self, options: dict[str, Any], output: Output) -> int:
+        settings = read_settings()
+        cluster = Cluster(settings)
+        node_id, address = options["node_id"], options["address"]
+        before = cluster.configuration
+        incarnation = incarnation_of(settings, node_id, address, before.cluster_id)
+        known = before.servers.get(node_id)
+        if known is not None and known.incarnation != incarnation:
+            raise CommandError(
+                f"{node_id} is a member with another folder than the one at {address}: raft replace {node_id} {address}"
+            )
+        target = before.with_server(node_id, Server(address, incarnation), voter=not options["learner"])
+        if target == before:
+            raise CommandError(f"{node_id} is a member already: {describe(before)}")
+        output.line(f"{tolerance(len(before.voters))}; then {tolerance(len(target.voters))}")
+        cluster.change_to(target)
+        cluster.follow(target, output, options["timeout"])
+        output.result({"added": node_id, "voters": target.voters, "learners": target.learners})
+        output.line(f"{node_id} is a {'learner' if options['learner'] else 'voter'}: {describe(target)}", style="green")
+        return 0
+
+
+def incarnation_of(settings: conf.Settings, node_id: str, address: str, cluster_id: str) -> str:
+    """The incarnation of the node that answers at `address`. Raises CommandError where it cannot be taken in."""
+    try:
+        conf.parse_address(address)
+    except ValueError as error:
+        raise CommandError(f"the address {address!r}: {error}; write ws://host:port or wss://host:port") from error
+    try:
+        status = fetch_status(settings, address, timeout=5.0)
+    except (RaftlogError, OSError) as error:
+        raise CommandError(f"no node answers at {address}: {error}. Start `manage.py raft run` there first.") from error
+    if status["node_id"] != node_id:
+        raise CommandError(f"the node at {address} is {status['node_id']}, not {node_id}")
+    if status["cluster_id"] not in ("", cluster_id):
+        raise CommandError(
+            f"the node at {address} belongs to another cluster ({status['cluster_id']}): empty its folder and its "
+            "database, and list this cluster's members in its RAFTLOG['MEMBERS']"
+        )
+    return str(status["incarnation"])
+
+
+VERB = AddVerb

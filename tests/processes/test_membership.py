@@ -1,0 +1,146 @@
+"""The members change while a writer writes: one to three to five to three, each step one command, on real processes."""
+
+import json
+import sqlite3
+import threading
+
+import pytest
+
+from raftlog.exceptions import NotProposed, OutcomeUnknown, RaftlogError
+from raftlog.replication import codec
+from raftlog.replication.client_session import BlockingAnswers, ClientSession
+from raftlog.runtime import clock
+from raftlog.runtime.ports import APPLIED
+from raftlog.testing.processes import ProcessCluster
+
+pytestmark = pytest.mark.processes
+
+TIMEOUT = 30
+
+
+class Writer(threading.Thread):
+    """One command after the other through node a; counts what was acknowledged, and the longest gap of each step."""
+
+    def __init__(self, proposer):
+        super().__init__(daemon=True)
+        self.session = ClientSession(proposer)
+        self.ending = threading.Event()
+        self.acknowledged = []
+        self.unknown = []
+        self.gaps = {}
+        self.step = "before"
+
+    def run(self):
+        self.session.open(TIMEOUT)
+        number, last = 0, clock.monotonic()
+        while not self.ending.is_set():
+            value = f"value {number}"
+            if self.write(value):
+                self.acknowledged.append(value)
+                now = clock.monotonic()
+                self.gaps[self.step] = max(self.gaps.get(self.step, 0.0), now - last)
+                last = now
+            number += 1
+
+    def write(self, value):
+        answers = BlockingAnswers(1)
+        body = codec.encode_command("bench.write_row", 1, {"value": value})
+        try:
+            self.session.submit([body], answers, TIMEOUT)
+        except NotProposed:
+            return False
+        except OutcomeUnknown:
+            self.unknown.append(value)
+            return False
+        answers.wait(TIMEOUT + 1)
+        outcome = answers.outcomes[0]
+        if outcome is None or outcome.status != APPLIED:
+            self.unknown.append(value)
+            return False
+        return True
+
+
+def configuration(node):
+    return json.loads(node.manage("raft", "members", "--json"))["configuration"]
+
+
+def rows(node):
+    raw = sqlite3.connect(f"file:{node.database}?mode=ro", uri=True)
+    try:
+        return sorted(value for (value,) in raw.execute("SELECT value FROM bench_row"))
+    finally:
+        raw.close()
+
+
+def start_new(cluster, *names):
+    for name in names:
+        cluster.new_node(name).start()
+    cluster.wait_for(lambda found: all(found[name] for name in names), TIMEOUT, "the new nodes are up")
+
+
+def test_from_one_to_three_to_five_to_three_under_load(tmp_path):
+    with ProcessCluster(1, tmp_path, settings_module="raftlog.testing.bench_site.settings") as cluster:
+        a = cluster["a"]
+        cluster.start()
+        cluster.wait_for_leader(TIMEOUT)
+        a.manage("migrate", "--run-syncdb", "--verbosity=0")
+        writer = Writer(a.client())
+        writer.start()
+
+        def step(*arguments):
+            writer.step = " ".join(arguments[:2])
+            return a.manage("raft", *arguments, timeout=90)
+
+        start_new(cluster, "b", "c")
+        for name in ("b", "c"):
+            step("add", name, cluster[name].address)
+        assert configuration(a)["voters"] == ["a", "b", "c"]
+        start_new(cluster, "d", "e")
+        assert "d is a learner" in step("add", "d", cluster["d"].address, "--learner")
+        step("add", "e", cluster["e"].address)
+        step("promote", "d")
+        assert configuration(cluster["e"])["voters"] == ["a", "b", "c", "d", "e"]
+        assert "leads in term" in step("transfer", "b")
+        assert "left the cluster" in step("remove", "b", "e", "--noinput")  # the leader is one of them
+        assert configuration(a)["voters"] == ["a", "c", "d"]
+        removed = [cluster.nodes.pop(name) for name in ("b", "e")]
+        writer.step = "after"
+        seen = len(writer.acknowledged)
+        cluster.wait_for(lambda found: len(writer.acknowledged) > seen + 20, TIMEOUT, "writes go on")
+        writer.ending.set()
+        writer.join(TIMEOUT)
+        for node in removed:
+            assert node.wait(TIMEOUT) == 3, "a removed node ends by itself"
+            node.close()
+        cluster.wait_all_applied(TIMEOUT)
+        print({step: f"{gap * 1000:.0f} ms" for step, gap in writer.gaps.items()}, len(writer.acknowledged), "writes")
+        found = rows(a)
+        assert len(found) == len(set(found)), "nothing twice"
+        assert set(writer.acknowledged) <= set(found), "nothing lost"
+        assert set(found) <= {*writer.acknowledged, *writer.unknown}
+        assert rows(cluster["c"]) == rows(cluster["d"]) == found
+
+
+def test_a_node_comes_back_with_an_empty_folder_and_is_replaced(tmp_path):
+    import shutil
+
+    with ProcessCluster(3, tmp_path, settings_module="raftlog.testing.bench_site.settings") as cluster:
+        cluster.start()
+        leader = cluster.wait_for_leader(TIMEOUT)
+        cluster[leader].manage("migrate", "--run-syncdb", "--verbosity=0")
+        lost, other = [node for node in cluster if node.node_id != leader]
+        lost.kill()
+        shutil.rmtree(lost.directory)
+        lost.start()
+        cluster.wait_for(lambda found: found[lost.node_id], TIMEOUT, "the emptied node is up")
+        with pytest.raises(RaftlogError, match="is a member with another folder"):
+            cluster[leader].manage("raft", "add", lost.node_id, lost.address)
+        output = other.manage("raft", "replace", lost.node_id, lost.address, "--noinput", timeout=90)
+        assert f"{lost.node_id} is in the place of {lost.node_id}" in output
+        cluster.wait_all_applied(TIMEOUT)
+        assert configuration(lost)["voters"] == ["a", "b", "c"]
+        cluster[leader].kill()
+        cluster.wait_for_leader(TIMEOUT, other_than=[leader])
+        refused = "of the voters .* cannot be reached now"
+        with pytest.raises(RaftlogError, match=refused):
+            lost.manage("raft", "remove", other.node_id, "--noinput")
