@@ -321,9 +321,8 @@ class ConsensusState:
             self.apply_work.notify()
         if raft.log.stable_index < raft.log.last_index and not self.log_writer_busy:
             self.log_sync_work.notify()
-        for peer in wake:
-            if peer in self.peer_work:  # it may have left
-                self.peer_work[peer].notify()
+        for peer in self.peer_work.keys() & wake:  # one that is named may have left
+            self.peer_work[peer].notify()
         self._wake_timers()
         return afterwards
 
