@@ -321,8 +321,7 @@ class ConsensusState:
             self.apply_work.notify()
         if raft.log.stable_index < raft.log.last_index and not self.log_writer_busy:
             self.log_sync_work.notify()
-        for peer in self.peer_work.keys() & wake:  # one that is named may have left
-            self.peer_work[peer].notify()
+        self._notify_peers(wake)
         self._wake_timers()
         return afterwards
 
@@ -344,6 +343,11 @@ class ConsensusState:
         elif self.turns.has_messages and self.raft.leader_id in self.peer_work:
             self.peer_work[self.raft.leader_id].notify()
         return afterwards + [_call(done, granted) for done, granted in self.turns.take_ready(now)]
+
+    def _notify_peers(self, peers: Iterable[str]) -> None:
+        for peer in peers:
+            if peer in self.peer_work:  # it may have left
+                self.peer_work[peer].notify()
 
     def _wake_timers(self) -> None:
         if self.raft.election_deadline < self._election_at:

@@ -23,6 +23,10 @@ examples:
   manage.py raft members --abandon       give up a change whose new voters still learn
   manage.py raft members --json
 
+exit codes:
+  0  shown
+  1  no leader answers, or nothing is to be given up
+
 see also: raft add, raft remove, raft replace, raft promote, raft transfer
 """
 
