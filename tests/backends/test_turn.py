@@ -13,7 +13,7 @@ from django.db import transaction
 
 from raftlog.backends.exceptions import TransactionTooLarge, TurnExpired
 from raftlog.backends.sqlite3.transaction import State
-from raftlog.backends.sqlite3.turn import Turn
+from raftlog.backends.sqlite3.turn import Turn, Watchdog
 from raftlog.runtime import clock
 
 ALIAS = "replicated"
@@ -178,6 +178,18 @@ def test_a_holder_that_is_stopped_is_named(tmp_path, caplog, monkeypatch):
     assert apply.held
     assert apply.waits_for() == ""
     apply.close()
+
+
+def test_the_watchdog_is_woken_for_an_earlier_deadline_than_it_waits_for(tmp_path):
+    watchdog = Watchdog()
+    turns = [Turn(str(tmp_path / "db"), in_memory=False) for _ in range(3)]
+    heard = []
+    watchdog.watch(turns[0], 600.0, lambda: heard.append("late"))
+    wait_for(lambda: watchdog._wakes_at < float("inf"))
+    watchdog.watch(turns[1], 0.01, lambda: heard.append("early"))
+    watchdog.watch(turns[2], 0.01, lambda: heard.append("forgotten"))
+    watchdog.forget(turns[2])
+    wait_for(lambda: heard == ["early"])
 
 
 def test_a_forked_child_leaves_its_parents_turn_alone(tmp_path):

@@ -1,8 +1,12 @@
 """Three real nodes, app processes of their own: hot rows make progress, nothing starves, nothing is lost."""
 
 import json
+import signal
 import subprocess
 import sys
+import threading
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -34,6 +38,10 @@ def shell(node, code):
     return node.manage("shell", "-v", "0", "-c", code, timeout=120).strip()
 
 
+def hits(node):
+    return int(shell(node, "from tests.processes.shelf.models import Book; print(Book.objects.get(title='hot').hits)"))
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     folder = tmp_path_factory.mktemp("turns")
@@ -47,9 +55,8 @@ def cluster(tmp_path_factory):
 
 @pytest.mark.parametrize(("kind", "count"), [("increment", 10), ("read_then_write", 10), ("script", 5)])
 def test_24_threads_on_three_nodes_increment_one_row(cluster, kind, count):
-    read = "from tests.processes.shelf.models import Book; print(Book.objects.get(title='hot').hits)"
     cluster.wait_all_applied(timeout=60)
-    before = int(shell(cluster["a"], read))
+    before = hits(cluster["a"])
     processes = [start_load(node, kind, THREADS, count) for node in cluster]
     reports = [finish(process) for process in processes]
     for node, report in zip(cluster, reports, strict=True):
@@ -58,6 +65,68 @@ def test_24_threads_on_three_nodes_increment_one_row(cluster, kind, count):
     total = 3 * THREADS * count
     assert sum(report["done"] for report in reports) == total
     cluster.wait_all_applied(timeout=60)
-    assert int(shell(cluster["c"], read)) == before + total
+    assert hits(cluster["c"]) == before + total
     found = [contents(node) for node in cluster]
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("view", ["hit", "ahit"])
+def test_views_on_three_nodes_increment_one_row(cluster, view):
+    """ATOMIC_REQUESTS and an async view, under the middleware: nobody ever sees a conflict."""
+    cluster.wait_all_applied(timeout=60)
+    before = hits(cluster["a"])
+    answers = []
+
+    def work(node):
+        for _ in range(4):
+            try:
+                with urllib.request.urlopen(f"{node.http_address}/{view}/hot/", timeout=60) as answer:
+                    answers.append((answer.status, int(answer.read())))
+            except urllib.error.HTTPError as error:
+                answers.append((error.code, error.read().decode()[:2000]))
+
+    threads = [threading.Thread(target=work, args=(node,)) for node in cluster for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(answers) == [(200, before + number) for number in range(1, 49)]
+    cluster.wait_all_applied(timeout=60)
+    assert hits(cluster["b"]) == before + 48
+
+
+HOLDER = """
+import sys
+from django.db import transaction
+from tests.processes.shelf.models import Book
+with transaction.atomic():
+    Book.objects.create(title="held")
+    print("holds", flush=True)
+    sys.stdin.readline()
+print("done", flush=True)
+"""
+
+
+def test_a_stopped_process_that_holds_the_hosts_turn_is_named_by_its_node(cluster):
+    node, other = cluster["a"], cluster["b"]
+    command = [*node.command, "shell", "-v", "0", "-c", HOLDER]
+    holder = subprocess.Popen(command, env=node.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "holds\n"
+        holder.send_signal(signal.SIGSTOP)
+        shell(other, "from tests.processes.shelf.models import Book; Book.objects.create(title='meanwhile')")
+        words = f"held by process {holder.pid} for"
+        found = cluster.wait_for(
+            lambda statuses: statuses["a"] and any(words in problem for problem in statuses["a"]["problems"]),
+            60,
+            "the node says who holds the turn",
+        )
+        assert not found["a"]["healthy"]
+        assert any(f"kill -CONT {holder.pid}" in problem for problem in found["a"]["problems"])
+        cluster.wait_for(lambda statuses: words in node.output(200), 60, "the node logs it")
+    finally:
+        holder.send_signal(signal.SIGCONT)
+        output, _ = holder.communicate("\n", timeout=60)
+    assert output == "done\n"
+    cluster.wait_for(lambda statuses: statuses["a"] and statuses["a"]["healthy"], 60, "the node is well again")
+    cluster.wait_all_applied(timeout=60)

@@ -177,34 +177,28 @@ def is_stopped(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in "Tt"
 
 
-_turns: weakref.WeakSet[Turn] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for turn in list(_turns):
-        turn.forked()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
 class Watchdog:
     """Calls back for each turn that is held for longer than its limit. One thread a process, made when needed."""
 
     def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Also in a forked child, where neither the thread nor the parent's turns exist."""
         self._condition = threading.Condition()
         self._watched: dict[Turn, tuple[float, Callable[[], None]]] = {}
         self._thread: threading.Thread | None = None
-        self._pid = 0
+        # When the thread looks again (inf: it waits for something to watch); no need to wake it for later deadlines.
+        self._wakes_at = float("inf")
 
     def watch(self, turn: Turn, limit: float, on_expired: Callable[[], None]) -> None:
+        deadline = clock.monotonic() + limit
         with self._condition:
-            self._watched[turn] = (clock.monotonic() + limit, on_expired)
-            if self._thread is None or self._pid != os.getpid():
-                self._pid = os.getpid()
+            self._watched[turn] = (deadline, on_expired)
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="raftlog-turn-watchdog", daemon=True)
                 self._thread.start()
-            elif len(self._watched) == 1:
+            elif deadline < self._wakes_at:
                 self._condition.notify()
 
     def forget(self, turn: Turn) -> None:
@@ -219,15 +213,23 @@ class Watchdog:
                 on_expired()
 
     def _wait(self) -> list[Callable[[], None]]:
-        while not self._watched:
-            self._condition.wait()
         now = clock.monotonic()
         expired = [turn for turn, (deadline, _) in self._watched.items() if deadline <= now]
         if not expired:
-            # Deadlines only grow older while one waits, so nobody needs to wake this thread for a later one.
-            self._condition.wait(min(deadline for deadline, _ in self._watched.values()) - now)
+            self._wakes_at = min((deadline for deadline, _ in self._watched.values()), default=float("inf"))
+            self._condition.wait(self._wakes_at - now if self._watched else None)
             return []
         return [self._watched.pop(turn)[1] for turn in expired]
 
 
 watchdog = Watchdog()
+_turns: weakref.WeakSet[Turn] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    watchdog.start_over()
+    for turn in list(_turns):
+        turn.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
