@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from django.db import connections
 from django.dispatch import Signal
 
 import raftlog
@@ -173,7 +174,7 @@ class Node:
             incarnation=storage.metadata.incarnation,
             address=settings.address,
             commands=known_commands(),
-            vendor=settings.state_machine,
+            vendor=vendor_of(settings),
         )
         return RaftServer(
             raft,
@@ -287,6 +288,11 @@ def make_state_machine(settings: Settings, is_leader: Callable[[], bool]) -> Sta
     if settings.state_machine == "log":
         return LogOnlyStateMachine()
     return DatabaseStateMachine(settings.database, is_leader=is_leader)
+
+
+def vendor_of(settings: Settings) -> str:
+    """What applies the log: all nodes of a cluster use one. Rows of one vendor mean nothing to another."""
+    return connections[settings.database].vendor if settings.state_machine == "database" else settings.state_machine
 
 
 def known_commands() -> dict[str, list[int]]:

@@ -10,8 +10,16 @@ from typing import Protocol
 from raftlog.conf import load_settings
 from raftlog.replication.certify import Verdict
 from raftlog.replication.key_blocks import KeyBlocks
-from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet
+
+
+class Applier(Protocol):
+    """What InlineLog needs of a connection's TransactionApplier, of either vendor."""
+
+    @property
+    def applied_index(self) -> int: ...
+
+    def apply_alone(self, index: int, body: bytes) -> Verdict: ...
 
 
 class TransactionLog(Protocol):
@@ -22,7 +30,7 @@ class TransactionLog(Protocol):
     # Blocks of automatic keys of this process; None: SQLite gives keys, since nobody else writes meanwhile.
     key_blocks: KeyBlocks | None
 
-    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+    def commit(self, write_set: WriteSet, body: bytes, applier: Applier) -> Verdict:
         """Propose an entry and return once this host's database has applied it, or with the verdict against it.
 
         Raises TransactionOutcomeUnknown, NotProposed. `applier` is the calling connection's own; only a log
@@ -65,7 +73,7 @@ class InlineLog:
     def __init__(self) -> None:
         self.observers: list[Callable[[int, bytes, Verdict], None]] = []
 
-    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+    def commit(self, write_set: WriteSet, body: bytes, applier: Applier) -> Verdict:
         index = applier.applied_index + 1
         verdict = applier.apply_alone(index, body)
         for observer in self.observers:

@@ -7,6 +7,7 @@ from typing import Final
 
 from raftlog.backends.cluster_turns import ClusterTurns, HeldTurn
 from raftlog.backends.exceptions import DatabaseMissing, TransactionNotProposed, TransactionOutcomeUnknown
+from raftlog.backends.log import Applier
 from raftlog.backends.outcome import transaction_id, verdict_of
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import RESERVE, SCHEMA, TRANSACTION
@@ -16,7 +17,6 @@ from raftlog.replication.certify import Verdict
 from raftlog.replication.client_session import BlockingAnswers, ClientSession
 from raftlog.replication.failures import SESSION_EXPIRED, refusal_of
 from raftlog.replication.key_blocks import KeyBlocks
-from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet, reservation
 from raftlog.runtime.ports import REFUSED
 
@@ -34,7 +34,7 @@ class NodeLog:
         self._turns = ClusterTurns()
         self._cluster_id = ""
 
-    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+    def commit(self, write_set: WriteSet, body: bytes, applier: Applier) -> Verdict:
         turn = self._turns.of_this_thread()
         try:
             return self._propose(SCHEMA if write_set.is_schema else TRANSACTION, body, turn)

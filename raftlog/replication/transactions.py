@@ -92,7 +92,7 @@ class TransactionApplier:
         write_set = decode_write_set(body) if isinstance(body, bytes) else body
         self.schema.refresh()
         self.differences, self.unexplained = b"", None
-        entry = _Entry(self, index, write_set)
+        entry = TransactionEntry(self, index, write_set)
         self._cursor.execute("SAVEPOINT raftlog_entry")
         try:
             verdict = entry.run()
@@ -148,7 +148,7 @@ class TransactionApplier:
 
     def record_captured(self, index: int, changes: Iterable[Captured], shapes: Mapping[int, TableShape]) -> None:
         """Rows changed by a command, through this connection: certification and fingerprints must know of them."""
-        entry = _Entry(self, index, WriteSet(FORMAT, 0, 0, [], [], [], []))
+        entry = TransactionEntry(self, index, WriteSet(FORMAT, 0, 0, [], [], [], []))
         has_statements = False
         for change in changes:
             if isinstance(change, (Statement, SequenceSet)):
@@ -176,7 +176,7 @@ class TransactionApplier:
         return verdict
 
 
-class _Entry:
+class TransactionEntry:
     """One entry on its way into the database."""
 
     def __init__(self, applier: TransactionApplier, index: int, write_set: WriteSet) -> None:
@@ -187,7 +187,7 @@ class _Entry:
         self.connection = applier.connection
         self.triggers_are_on = True
         self.cursor = applier._cursor
-        self.references = ForeignKeyCheck(applier.connection, applier.schema)
+        self.references = self.reference_check(applier)
         self.checks_references = not write_set.foreign_keys_off
         # table -> what the entry adds to its fingerprint; keys it wrote
         self.differences: dict[str, int] = {}
@@ -197,6 +197,9 @@ class _Entry:
         # table -> its fingerprint, where its rows were counted anew
         self.counted: dict[str, bytes] = {}
         self.is_certified = False
+
+    def reference_check(self, applier: TransactionApplier) -> ForeignKeyCheck:
+        return ForeignKeyCheck(applier.connection, applier.schema)
 
     def run(self) -> Verdict:
         self.certify()

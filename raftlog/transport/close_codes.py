@@ -14,6 +14,7 @@ BAD_TAG: Final = 4406
 BROWSER_ORIGIN: Final = 4407
 TIMEOUT: Final = 4408
 REPLACED: Final = 4409
+WRONG_VENDOR: Final = 4410
 FRAME_TOO_LARGE: Final = 4413
 OVERLOADED: Final = 4429
 
@@ -31,6 +32,7 @@ REASONS: Final = {
     BROWSER_ORIGIN: "browser origin",
     TIMEOUT: "timeout",
     REPLACED: "replaced by a newer connection",
+    WRONG_VENDOR: "wrong vendor",
     FRAME_TOO_LARGE: "frame too large",
     OVERLOADED: "overloaded",
     GOING_AWAY: "the node is stopping",

@@ -36,6 +36,7 @@ from raftlog.transport.close_codes import (
     WRONG_CLUSTER,
     WRONG_NODE,
     WRONG_SECRET,
+    WRONG_VENDOR,
     WRONG_VERSION,
 )
 from raftlog.transport.frames import BODY_AT, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, Codec, FrameReader, FrameWriter
@@ -216,8 +217,11 @@ def _about_frame(identity: Identity, writer: FrameWriter[Any]) -> bytes:
     return bytes(writer.seal(frame, _ABOUT))
 
 
-def _with_about(session: Session[T], frame: bytes) -> Session[T]:
-    """The session, its remote completed by what the first frame says."""
+def _with_about(session: Session[T], frame: bytes, vendor: str) -> Session[T]:
+    """The session, its remote completed by what the first frame says. `vendor`: of this side.
+
+    Raises HandshakeRefused.
+    """
     try:
         body = session.reader.open(frame)
         about = msgspec.msgpack.decode(body, type=About)
@@ -225,6 +229,12 @@ def _with_about(session: Session[T], frame: bytes) -> Session[T]:
         raise HandshakeRefused(error.code, str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise HandshakeRefused(BAD_FRAME, f"about cannot be decoded: {error}") from error
+    if session.remote.role == PEER and about.vendor != vendor and about.vendor and vendor:
+        raise HandshakeRefused(
+            WRONG_VENDOR,
+            f"the database of {session.remote.node_id!r} is {about.vendor[:40]!r}, here it is {vendor!r}: "
+            "all nodes of a cluster use one",
+        )
     remote = replace(session.remote, address=about.address, commands=about.commands, vendor=about.vendor)
     return Session(remote, session.reader, session.writer)
 
@@ -273,7 +283,7 @@ class ClientHandshake(Generic[T]):
         """Raises HandshakeRefused: end the connection with its code and reason."""
         if self._unfinished is None:
             return self._on_challenge(data)
-        self.session = _with_about(self._unfinished, data)
+        self.session = _with_about(self._unfinished, data, self._identity.vendor)
         return []
 
     def _on_challenge(self, data: bytes) -> list[bytes]:
@@ -328,7 +338,7 @@ class ServerHandshake(Generic[T]):
             return self._on_hello(data)
         if self._unfinished is None:
             return self._on_proof(data, self._transcript)
-        session = _with_about(self._unfinished, data)
+        session = _with_about(self._unfinished, data, self._identity.vendor)
         self.session = session
         return [_about_frame(self._identity, session.writer)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from raftlog.transport.close_codes import (
     WRONG_CLUSTER,
     WRONG_NODE,
     WRONG_SECRET,
+    WRONG_VENDOR,
     WRONG_VERSION,
 )
 from raftlog.transport.frames import PEER_CODEC
@@ -56,10 +58,10 @@ def sides(a: Identity, b: Identity, **options: Any) -> tuple[ClientHandshake[Any
 def test_both_sides_learn_who_the_other_is_and_can_talk() -> None:
     """Node id, incarnation, cluster id, commands and vendor arrive, and frames pass both ways."""
     a = identity("a", incarnation="i1", cluster_id=lambda: "id", commands={"buy": [1]}, vendor="sqlite", address="x")
-    client, server = shake(*sides(a, identity("b", incarnation="i2", vendor="postgresql")))
+    client, server = shake(*sides(a, identity("b", incarnation="i2", vendor="sqlite")))
     assert (server.remote.node_id, server.remote.incarnation, server.remote.cluster_id) == ("a", "i1", "id")
     assert (server.remote.commands, server.remote.vendor, server.remote.address) == ({"buy": [1]}, "sqlite", "x")
-    assert (client.remote.node_id, client.remote.incarnation, client.remote.vendor) == ("b", "i2", "postgresql")
+    assert (client.remote.node_id, client.remote.incarnation, client.remote.vendor) == ("b", "i2", "sqlite")
     for writer, reader in ((client.writer, server.reader), (server.writer, client.reader)):
         assert reader.messages(bytes(next(writer.frames([vote(1)])))) == [vote(1)]
 
@@ -193,3 +195,18 @@ def test_a_weak_secret_is_an_error_of_the_settings(keys: list[bytes]) -> None:
     """It is found before anything connects."""
     with pytest.raises(ValueError, match="secret"):
         identity("a", secret_keys=keys)
+
+
+def test_a_node_with_a_database_of_another_vendor_is_refused_at_both_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HandshakeRefused, match="'a' is 'sqlite', here it is 'postgresql'") as caught:
+        shake(*sides(identity("a", vendor="sqlite"), identity("b", vendor="postgresql")))
+    assert caught.value.code == WRONG_VENDOR
+    shake(*sides(identity("a", vendor="sqlite"), identity("b", vendor="sqlite")))
+    about_frame = module._about_frame
+
+    def about_another(side: Identity, writer: Any) -> bytes:
+        return about_frame(replace(side, vendor="postgresql") if side.node_id == "b" else side, writer)
+
+    monkeypatch.setattr(module, "_about_frame", about_another)
+    with pytest.raises(HandshakeRefused, match="'b' is 'postgresql', here it is 'sqlite'"):
+        shake(*sides(identity("a", vendor="sqlite"), identity("b", vendor="sqlite")))

@@ -1,0 +1,71 @@
+"""Automatic keys of one connection's transaction: taken from the process's blocks, given back if unused (rule 12).
+
+A command takes them from the replicated counter, alike on every node. The sequence behind a key is none of that: it is
+moved by transactions that are rolled back, and serves only who inserts without Django.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from raftlog.backends.exceptions import TransactionConflict
+from raftlog.replication.certify import VerdictKind
+
+if TYPE_CHECKING:
+    from raftlog.backends.postgresql.transaction import Transaction
+
+
+class TransactionKeys:
+    """What a transaction took from the blocks. Thread-safety: as its connection."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self._taken: list[tuple[str, list[int], int]] = []  # table, keys, epoch
+
+    def take(self, table: str, count: int) -> list[int] | None:
+        """None: PostgreSQL gives the keys. Raises TransactionConflict, and what the log raises."""
+        transaction = self._transaction
+        blocks = transaction.log.key_blocks
+        if (blocks is None and not transaction.applies) or not self._takes_keys(table):
+            return None
+        if transaction.applies:
+            return transaction.next_keys(table, count)
+        assert blocks is not None
+        epoch = transaction.key_epoch(table)
+        if missing := blocks.missing(table, count, epoch):
+            verdict = transaction.log.reserve(table, missing)
+            if verdict.kind is VerdictKind.APPLIED:
+                blocks.add(table, verdict.first_key, missing, verdict.key_epoch)
+                epoch = max(epoch, verdict.key_epoch)
+        keys = blocks.take(table, count, epoch)
+        if keys is None:
+            raise TransactionConflict(f"the reserved automatic keys of {table} are used up; nothing was changed")
+        self._taken.append((table, keys, epoch))
+        return keys
+
+    def _takes_keys(self, table: str) -> bool:
+        try:
+            with self._transaction.internal():
+                return self._transaction.schema.table(table).takes_keys
+        except KeyError:  # the statement itself will say what is wrong
+            return False
+
+    def unused(self) -> None:
+        """The transaction changed nothing: what it took can be taken again."""
+        blocks = self._transaction.log.key_blocks
+        if blocks is not None:
+            for table, keys, epoch in reversed(self._taken):
+                blocks.give_back(table, keys, epoch)
+        self._taken.clear()
+
+    def used(self) -> None:
+        """They are in an entry that was applied, or may be."""
+        self._taken.clear()
+
+    def collided(self) -> None:
+        """A key or unique value was taken already: perhaps one of these."""
+        blocks = self._transaction.log.key_blocks
+        if blocks is not None:
+            for table, _, _ in self._taken:
+                blocks.drop(table)
+        self._taken.clear()
