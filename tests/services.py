@@ -3,6 +3,7 @@
 import functools
 import getpass
 import os
+import shutil
 
 import pytest
 
@@ -51,3 +52,15 @@ def postgresql(schema: str) -> dict:
         "PORT": PG_PORT,
         "OPTIONS": {"options": f"-c search_path={schema}"},
     }
+
+
+def chromium() -> str:
+    """Path of a Chromium that playwright can drive."""
+    try:
+        import playwright.sync_api  # noqa: F401
+    except ImportError as error:
+        missing(f"playwright is not installed: {error}")
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        missing("no chromium is installed")
+    return str(path)

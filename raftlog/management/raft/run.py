@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings as django_settings
 from django.core.asgi import get_asgi_application
 from django.core.management.base import CommandError, CommandParser
@@ -68,9 +69,14 @@ exit codes:
 
 
 def site_application() -> Any:
-    """The project's own ASGI application."""
+    """The project's own ASGI application; with DEBUG on and staticfiles installed it serves them, as runserver does."""
     path = getattr(django_settings, "ASGI_APPLICATION", None)
-    return import_string(path) if path else get_asgi_application()
+    application = import_string(path) if path else get_asgi_application()
+    if not django_settings.DEBUG or not apps.is_installed("django.contrib.staticfiles"):
+        return application
+    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+
+    return application if isinstance(application, ASGIStaticFilesHandler) else ASGIStaticFilesHandler(application)
 
 
 def refuse_unapplied_migrations(alias: str) -> None:
@@ -84,9 +90,9 @@ def refuse_unapplied_migrations(alias: str) -> None:
     plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
     connections[alias].close()
     if plan:
-        apps = ", ".join(sorted({migration.app_label for migration, _ in plan}))
+        labels = ", ".join(sorted({migration.app_label for migration, _ in plan}))
         raise CommandError(
-            f"{len(plan)} migrations are not applied to DATABASES[{alias!r}] ({apps}): manage.py migrate"
+            f"{len(plan)} migrations are not applied to DATABASES[{alias!r}] ({labels}): manage.py migrate"
         )
 
 
