@@ -50,6 +50,11 @@ class NodeUnavailable(NotProposed):
     """The local node cannot be reached: is `manage.py raft run` running on this host?"""
 
 
+class NodeDiverged(NotProposed):
+    """This host's database differs from that of the cluster's majority, so its node takes no proposals and serves no
+    linearizable reads. Nothing was done. `raft status` says what differs and what to do."""
+
+
 class OutcomeUnknown(ProposalError):
     """No answer came in time and the proposal may have been committed, or may be yet.
 

@@ -20,6 +20,7 @@ from django.dispatch import Signal
 
 import raftlog
 from raftlog import signals
+from raftlog.comparison import Comparison
 from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.events import (
@@ -39,6 +40,7 @@ from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
 from raftlog.exceptions import DirectoryInUse, DiskFull, IdentityMismatch, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.divergence import Divergence
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
@@ -52,6 +54,7 @@ from raftlog.storage.interest import Interest
 from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity
 from raftlog.transport.peer_channel import channel_factory
+from raftlog.transport.peer_requests import PeerRequests
 from raftlog.transport.routing import raft_application
 from raftlog.transport.server import DaphneServer, TlsFiles
 
@@ -84,6 +87,9 @@ class Node:
         self.settings = settings
         self.service: RaftServer
         self.identity: Identity
+        # None: what is applied is kept nowhere.
+        self.comparison: Comparison | None = None
+        self._requests = PeerRequests(self._address_of, settings.secret_keys, settings.cluster, self._client_tls)
         self._machine = state_machine
         self._channel_factory = channel_factory
         self._storage: Storage
@@ -117,10 +123,17 @@ class Node:
             raise
         self._event_thread.start()
         self.service.start()
+        if self.comparison is not None:
+            self.comparison.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Hand leadership over, answer the waiting callers, end all threads, close the folder."""
+        if self.comparison is not None:
+            self.comparison.ask_to_stop()
         unfinished = self.service.stop(timeout)
+        if self.comparison is not None:
+            unfinished += self.comparison.join(timeout)
+            self._requests.close()
         if unfinished:
             logger.error("these threads did not end within %g s: %s", timeout, ", ".join(unfinished))
         self._events.put(None)
@@ -137,14 +150,24 @@ class Node:
         return self.service.failure
 
     def status(self) -> dict[str, Any]:
+        status = self.service.status()
+        if self.comparison is not None:
+            compared = self.comparison.status()
+            status["problems"] += compared.pop("problems")
+            status["healthy"] = not status["problems"]
+            status |= compared
         return {
-            **self.service.status(),
+            **status,
             "cluster": self.settings.cluster,
             "version": raftlog.__version__,
             "pid": os.getpid(),
             "uptime": round(clock.monotonic() - self._started_at, 3),
             "address": self.settings.address,
         }
+
+    def requests(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
+        """What peers may ask, by name."""
+        return self.comparison.answers() if self.comparison is not None else {}
 
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
@@ -176,7 +199,8 @@ class Node:
             commands=known_commands(),
             vendor=vendor_of(settings),
         )
-        return RaftServer(
+        database = machine if isinstance(machine, DatabaseStateMachine) else None
+        service = RaftServer(
             raft,
             storage.log,
             storage.hard_state,
@@ -189,17 +213,26 @@ class Node:
             rng=rng,
             on_event=self._events.put,
             on_applied=self._pin_cluster_id,
+            look_around=database.look_around if database is not None else lambda: None,
         )
+        if database is not None:
+            self.comparison = Comparison(service, database, self._requests.ask, self._has_diverged, service.died)
+        return service
+
+    def _has_diverged(self, divergence: Divergence) -> None:
+        send(signals.divergence_found, sender=self, divergence=divergence)
 
     def _websockets(self, peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
-        context = client_tls(self.settings) if self.settings.uses_tls else None
         factory = channel_factory(
             self.identity,
             self._address_of,
-            ssl_context=context,
+            ssl_context=self._client_tls(),
             max_message_bytes=max_message_bytes(self.settings),
         )
         return factory(peer_id, on_message, on_close)
+
+    def _client_tls(self) -> ssl.SSLContext | None:
+        return client_tls(self.settings) if self.settings.uses_tls else None
 
     def _address_of(self, peer_id: str) -> str:
         server = self.service.state.raft.configuration.servers.get(peer_id)
@@ -371,7 +404,11 @@ def run_node(
         allow_peer=node.service.knows,
         max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
-        requests={"status": lambda arguments: node.status(), **membership_requests(node.service)},
+        requests={
+            "status": lambda arguments: node.status(),
+            **membership_requests(node.service),
+            **node.requests(),
+        },
         deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
         bound_requests={"take_turn": turns.take, "renew_turn": turns.renew, "release_turn": turns.release},
         client_gone=turns.gone,

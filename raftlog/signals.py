@@ -6,6 +6,9 @@
 `entry_applied`: sender DatabaseStateMachine; `index`, `term` (int), `command` (str, its name), `version` (int),
     `status` (raftlog.runtime.ports.APPLIED or FAILED). Sent by the state-machine thread, once for each command,
     after the transaction of its batch was committed, on every node alike. A slow receiver slows the node down.
+`divergence_found`: sender the Node; `divergence` (raftlog.replication.divergence.Divergence: node_id, index, is_exact,
+    cause, command, version, tables, rows with key and both values, peer). Sent once, by the thread that found it, on
+    the node whose database differs from the majority's.
 """
 
 from __future__ import annotations
@@ -15,3 +18,4 @@ from django.dispatch import Signal
 leader_changed = Signal()
 membership_changed = Signal()
 entry_applied = Signal()
+divergence_found = Signal()

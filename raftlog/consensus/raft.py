@@ -190,6 +190,21 @@ class Raft(ServerState):
         """Hand leadership to the voter `to`. Raises NotLeader, ValueError."""
         timeout_now.transfer_leadership(self, to, now)
 
+    def withdraw(self, now: float) -> None:
+        """This server must not lead: it ends its candidacy and stands for no election any more. Where it leads, it goes
+        on until it has handed leadership over, or resigns."""
+        self.latest_now = now
+        self.is_withdrawn = True
+        if self.candidacy is not None:
+            roles.become_follower(self, self.current_term, "", now)
+        timing.reset_election_deadline(self, now)
+
+    def resign(self, now: float, reason: str) -> None:
+        """Stop leading without a successor."""
+        self.latest_now = now
+        if self.role is Role.LEADER:
+            roles.become_follower(self, self.current_term, "", now, reason)
+
     def applied_to(self, index: int) -> None:
         """The state machine has applied the entries up to `index`. Raises ValueError beyond commit_index."""
         if index > self.commit_index:

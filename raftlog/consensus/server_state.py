@@ -156,6 +156,8 @@ class ServerState:
         self.configuration_index = 0
         # It is committed that this server is no member any more. Changes: membership.py. Invariant: stays true.
         self.is_removed = False
+        # The host said that this server must not lead. Changes: Raft.withdraw(). Invariant: stays true.
+        self.is_withdrawn = False
 
         # Time-driven rules (timing.py)
 

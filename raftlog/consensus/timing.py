@@ -12,7 +12,7 @@ def may_campaign(state: ServerState) -> bool:
 
     With an empty log only a first member of a new cluster may (rule 4 of the design).
     """
-    if state.is_removed:
+    if state.is_removed or state.is_withdrawn:
         return False
     if state.log.is_empty:
         return state.first_members is not None and state.node_id in state.first_members.voters

@@ -122,6 +122,11 @@ class DatabaseStateMachine:
         database = self._database
         return database.waits_for() if database is not None else ""
 
+    @property
+    def fingerprint_since(self) -> int:
+        """The running hash takes in what was applied after this index."""
+        return self._applied.fingerprint_since
+
     def position(self) -> tuple[str, int, int]:
         """(cluster id, applied index, its term): the point of the log at which the database stands (rule 5)."""
         return self._applied.cluster_id, self._applied.index, self._applied.term
@@ -133,6 +138,8 @@ class DatabaseStateMachine:
 
     def close(self) -> None:
         if self._database is not None:
+            if self.watch.diverged and not self._is_marked:
+                self.look_around()
             self._database.close()
             self._database = None
 
@@ -424,7 +431,9 @@ class DatabaseStateMachine:
     def _stop_if_diverged(self) -> None:
         """Apply nothing more to a database that has diverged, until the node stops. Raises ApplyStopped."""
         if self.watch.diverged:
-            self._unhealthy(f"entries from {self.last_applied + 1} on: {self.watch.diverged}")
+            self._unhealthy(
+                f"entries from {self.last_applied + 1} on: nothing more is applied to a database that has diverged"
+            )
             self.look_around()
             self._stopping.wait()
             raise ApplyStopped(self.watch.diverged)

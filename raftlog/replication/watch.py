@@ -40,7 +40,8 @@ class Watch:
         # How this database differs from the majority's, "": it is not known to. Changes once, by diverge().
         self.diverged = diverged
         # How often another connection was seen to have committed, and the index applied when it was noticed first
-        # since the last scan_from().
+        # since the last
+        # take_changed_at().
         self.changes = 0
         self.changed_at = 0
         self._condition = threading.Condition()
@@ -99,6 +100,12 @@ class Watch:
         with self._condition:
             self.diverged = text
             self._condition.notify_all()
+
+    def take_changed_at(self) -> int:
+        """The index that was applied when another connection was first seen to have committed (0: none was)."""
+        with self._condition:
+            changed_at, self.changed_at = self.changed_at, 0
+            return changed_at
 
     def wait(self, timeout: float) -> None:
         """Until something is held or was changed elsewhere since the call, or `timeout` seconds passed."""

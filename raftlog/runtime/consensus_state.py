@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from raftlog.consensus.configuration import Configuration
-from raftlog.consensus.entries import EntryId
+from raftlog.consensus.entries import KEY, EntryId
 from raftlog.consensus.events import Event
 from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull, InvalidEntry, ProtocolViolation
+from raftlog.exceptions import DiskFull, InvalidEntry, NodeDiverged, NodeUnavailable, ProtocolViolation
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.monitor import Monitor, MonitorCondition
@@ -39,7 +39,7 @@ from raftlog.runtime.ports import (
     TurnReleased,
     TurnRequest,
 )
-from raftlog.runtime.proposals import Done, Proposals
+from raftlog.runtime.proposals import Done, Proposals, refusal
 from raftlog.runtime.reads import ReadDone, Reads
 from raftlog.runtime.turns import TurnDone, Turns
 from raftlog.storage.interface import HardStateStore, LogStore
@@ -69,6 +69,8 @@ class ConsensusState:
         self.log_store = log_store
         self.monitor = monitor
         self.stopping = False
+        # Why this node serves no reads and no proposals and does not lead ("": it does). Changes once: withdraw().
+        self.withdrawn = ""
         # Why appends are refused just now ("": they are not), and the work that found no room; order is kept:
         # it is written before anything that take_unstable() gives later, a truncation included.
         self.disk_full = ""
@@ -221,6 +223,10 @@ class ConsensusState:
         with self.monitor:
             now = self.monitor.monotonic()
             for payloads, deadline, done in batches:
+                if self.withdrawn:
+                    refused = [refusal(payload[KEY], NodeDiverged.__name__, self.withdrawn) for payload in payloads]
+                    afterwards.append(_call(done, refused))
+                    continue
                 afterwards += _calls(self.proposals.submit(payloads, deadline, done, now))
             afterwards += self.settle(now, wake=self.peer_work)
         run(afterwards)
@@ -254,8 +260,11 @@ class ConsensusState:
         """Ask for an index that is safe to read at. Monitor: takes it."""
         with self.monitor:
             now = self.monitor.monotonic()
-            self.reads.request(deadline, done, now)
-            afterwards = self.settle(now, wake=self.peer_work)
+            if self.withdrawn:
+                afterwards = _read_calls([(done, 0, self.withdrawn)])
+            else:
+                self.reads.request(deadline, done, now)
+                afterwards = self.settle(now, wake=self.peer_work)
         run(afterwards)
 
     def take_turn(self, key: bytes, is_fence: bool, deadline: float, done: TurnDone) -> None:
@@ -386,13 +395,28 @@ class ConsensusState:
             self.role_changed.notify()
         run(afterwards)
 
-    # Stopping
+    # Withdrawing and stopping
+
+    def withdraw(self, reason: str) -> None:
+        """This node's database is not what the log made it: refuse reads and proposals, those that wait included, and
+        do not stand for election. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.withdrawn = reason
+            self.raft.withdraw(now)
+            afterwards = _calls(self.proposals.end_all(NodeDiverged.__name__, reason))
+            afterwards += _read_calls(self.reads.end_all(reason))
+            afterwards += [_call(done, granted) for done, granted in self.turns.end_all()]
+            afterwards += self.settle(now, wake=self.peer_work)
+        run(afterwards)
 
     def stop(self, text: str) -> None:
         """Tell every thread to end and answer every caller. Monitor: takes it."""
         with self.monitor:
             self.stopping = True
-            afterwards = _calls(self.proposals.end_all(text)) + _read_calls(self.reads.end_all())
+            afterwards = _calls(self.proposals.end_all(NodeUnavailable.__name__, text)) + _read_calls(
+                self.reads.end_all(text)
+            )
             afterwards += [_call(done, granted) for done, granted in self.turns.end_all()]
             conditions = [self.log_sync_work, self.apply_work, self.election_work, self.step_down_work]
             for condition in [*conditions, self.log_writer_idle, self.role_changed, *self.peer_work.values()]:

@@ -302,9 +302,9 @@ class Proposals:
             text = f"no leader: no majority of {voters} can be reached from {self._raft.node_id}"
         return self._end(ended, "NoLeader", text)
 
-    def end_all(self, text: str) -> list[tuple[Done, list[Outcome]]]:
-        """The node stops: every caller gets an answer."""
-        return self._end(list(self._waiters), "NodeUnavailable", text)
+    def end_all(self, error: str, text: str) -> list[tuple[Done, list[Outcome]]]:
+        """The node stops or withdraws: every caller gets an answer."""
+        return self._end(list(self._waiters), error, text)
 
     # Inside
 

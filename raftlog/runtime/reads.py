@@ -80,11 +80,11 @@ class Reads:
                     self.request(deadline, done, now)
         return ended
 
-    def end_all(self) -> list[tuple[ReadDone, int, str]]:
-        """The node stops."""
+    def end_all(self, reason: str) -> list[tuple[ReadDone, int, str]]:
+        """The node stops or withdraws."""
         done = [done for _, done in self._asked.values()] + [done for _, done in self._retry]
         done += [done for _, _, done in self._waiting_for_apply]
         self._asked.clear()
         self._retry.clear()
         self._waiting_for_apply.clear()
-        return [(each, 0, "the node is stopping") for each in done]
+        return [(each, 0, reason) for each in done]

@@ -17,7 +17,7 @@ from raftlog.consensus.entries import CLIENT_KINDS, HEADER_BYTES
 from raftlog.consensus.events import ConfigurationChanged, Event, MemberLeft
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import PayloadTooLarge
+from raftlog.exceptions import LogCompacted, LogTruncated, PayloadTooLarge
 from raftlog.runtime.apply import state_machine_main
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.election_timer import election_timer_main
@@ -57,6 +57,7 @@ class RaftServer:
         rng: random.Random,
         on_event: Callable[[Event], None] = lambda event: None,
         on_applied: Callable[[int], None] = lambda index: None,
+        look_around: Callable[[], None] = lambda: None,
     ) -> None:
         self.state = ConsensusState(
             raft,
@@ -74,6 +75,7 @@ class RaftServer:
         self.failed_by: BaseException | None = None
         self._machine = machine
         self._on_applied = on_applied
+        self._look_around = look_around
         self._election_timeout = election_timeout
         self._max_payload_bytes = max_payload_bytes
         self._service = Service(self.state)
@@ -89,11 +91,11 @@ class RaftServer:
         threads: list[NodeThread] = []
 
         def add(name: str, main: Callable[[Callable[[str], None]], None]) -> None:
-            thread = NodeThread(f"raftlog-{self.state.raft.node_id}-{name}", lambda: main(thread.now_doing), self._died)
+            thread = NodeThread(f"raftlog-{self.state.raft.node_id}-{name}", lambda: main(thread.now_doing), self.died)
             threads.append(thread)
 
         add("log-sync", partial(log_sync_main, self.state))
-        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied))
+        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied, self._look_around))
         add("election-timer", partial(election_timer_main, self.state))
         add("step-down-timer", partial(step_down_timer_main, self.state))
         for number in range(SERVICE_THREADS):
@@ -112,7 +114,7 @@ class RaftServer:
         self.state.peer_work[peer] = self.state.monitor.condition()
         made = self.peers[peer] = PeerThread(self.state, peer, self._channel_factory, self._jitter)
         thread = NodeThread(
-            f"raftlog-{self.state.raft.node_id}-peer-{peer}", lambda: made.main(thread.now_doing), self._died
+            f"raftlog-{self.state.raft.node_id}-peer-{peer}", lambda: made.main(thread.now_doing), self.died
         )
         self.threads.append(thread)
         if self._is_started:
@@ -187,7 +189,35 @@ class RaftServer:
         candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
         return max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer), default="")
 
-    def _died(self, name: str, error: BaseException) -> None:
+    def withdraw(self, reason: str) -> None:
+        """Serve no reads and no proposals and lead no more: another voter is asked to, else this one resigns.
+
+        Monitor: must not be held. Blocks for up to two election timeouts.
+        """
+        state = self.state
+        state.withdraw(reason)
+        self._hand_over(state.monitor.monotonic() + 2 * self._election_timeout)
+        with state.monitor:
+            now = state.monitor.monotonic()
+            state.raft.resign(now, reason)
+            afterwards = state.settle(now, wake=state.peer_work)
+        run(afterwards)
+
+    def read_entry(self, index: int) -> bytes | None:
+        """Payload of an entry of this node's log; None where it is not there (any more). Monitor: takes it."""
+        state = self.state
+        with state.monitor:
+            if not state.raft.log.first_index <= index <= state.raft.log.stable_index:
+                return None
+            batch = state.raft.log.slice(index, index, 1)
+        try:
+            batch = batch or state.log_store.read(index, index, 1)
+        except (LogCompacted, LogTruncated):
+            return None
+        return batch.payloads[0]
+
+    def died(self, name: str, error: BaseException) -> None:
+        """A thread of this node has ended by an exception: the process must end. Any thread."""
         if not self.failed.is_set():
             self.failed_by = error
             self.failure = f"thread {name} died: {type(error).__name__}: {error}"

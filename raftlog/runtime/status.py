@@ -49,6 +49,8 @@ def node_status(
             "members": members,
         }
         problems = [f"the disk is full: {state.disk_full}"] if state.disk_full else []
+        if state.withdrawn:
+            problems.append(state.withdrawn)
         if not raft.leader_id:
             problems.append("no leader is known")
     last_error = getattr(machine, "last_error", "")

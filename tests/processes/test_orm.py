@@ -42,6 +42,13 @@ def contents(node):
         raw.close()
 
 
+def all_alike(statuses, index):
+    return all(
+        status is not None and [at >= index for at in status["fingerprint"]["alike"].values()] == [True, True]
+        for status in statuses.values()
+    )
+
+
 def test_an_unmodified_project_survives_the_loss_of_its_leader(tmp_path):
     with ProcessCluster(3, tmp_path, settings_module="tests.processes.orm_settings") as cluster:
         cluster.start()
@@ -61,3 +68,9 @@ def test_an_unmodified_project_survives_the_loss_of_its_leader(tmp_path):
         found = [contents(node) for node in cluster]
         assert found[0] == found[1] == found[2]
         assert "total 2000 40" in run(cluster[leader], 3)
+        index = cluster.wait_all_applied(timeout=60)
+        # Nobody raised an alarm, and all have been compared since.
+        for status in cluster.wait_for(
+            lambda found: all_alike(found, index), 60, "all found each other alike"
+        ).values():
+            assert (status["divergence"], status["differing_peers"], status["warnings"]) == (None, {}, [])

@@ -197,7 +197,7 @@ def test_a_caller_on_a_new_connection_takes_its_old_place(proposals, raft):
 def test_a_stopping_node_answers_everybody(proposals, raft):
     raft.lead()
     proposals.submit([payload(1)], 10.0, done, now=0.0)
-    assert ended(proposals.end_all("stopping")) == [(payload(1)[KEY], UNKNOWN)]
+    assert ended(proposals.end_all("NodeUnavailable", "stopping")) == [(payload(1)[KEY], UNKNOWN)]
 
 
 def test_a_leader_with_too_much_uncommitted_tries_again_soon(proposals, raft):

@@ -24,6 +24,7 @@ from raftlog.backends.sqlite3.cursor import Connection, Cursor
 from raftlog.backends.sqlite3.file import DatabaseFile, opened
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
+from raftlog.backends.sqlite3.reading import TableReader
 from raftlog.backends.sqlite3.schema import DatabaseSchemaEditor
 from raftlog.backends.sqlite3.transaction import State
 from raftlog.backends.sqlite3.turn import Turn
@@ -117,6 +118,10 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         """As applying(), for as long as this connection is open: what the state-machine thread uses."""
         self.ensure_connection()
         return ApplyPort(self.connection.control)
+
+    def table_reader(self) -> TableReader:
+        """Reads the replicated tables on a connection of its own, which may belong to another thread."""
+        return TableReader(Path(str(self.settings_dict["NAME"])))
 
     def automatic_keys(self, table: str, count: int) -> list[int] | None:
         """Keys for rows that are about to be inserted; None: SQLite gives them."""

@@ -146,7 +146,7 @@ def _row(
         "lag": seen_by_leader.get("lag"),
     }
     names = ("role", "current_term", "leader_id", "commit_index", "last_applied", "last_index", "healthy", "problems")
-    row |= {name: status.get(name) if status else None for name in names}
+    row |= {name: status.get(name) if status else None for name in (*names, "warnings", "divergence")}
     row["behind"] = max(0, leader["commit_index"] - row["last_applied"]) if leader and status else None
     return row
 
@@ -169,7 +169,7 @@ def rendered(report: dict[str, Any]) -> RenderableType:
             row["behind"],
             row["last_contact"],
             row["address"],
-            row["error"] or "; ".join(row["problems"] or []),
+            row["error"] or "; ".join([*(row["problems"] or []), *(row["warnings"] or [])]),
         ]
         for row in report["members"]
     ]

@@ -1,0 +1,1 @@
+"""An app of which one command is not deterministic, on purpose."""
