@@ -138,7 +138,8 @@ class LastChanged:
                 self._cursor.execute(statement)
             for name, fingerprint in fingerprints().items():
                 if fingerprint != EMPTY:
-                    self.set_table(name, self.table(name)._replace(fingerprint=fingerprint))
+                    # Written at once, also where marks are staged otherwise.
+                    LastChanged.set_table(self, name, NO_MARKS._replace(fingerprint=fingerprint))
         except BaseException:
             self._cursor.execute("ROLLBACK")
             raise

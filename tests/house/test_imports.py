@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {"contrib"},
     {"testing"},
     {"node", "host"},
+    {"comparison"},
     {"models"},
     {"replication", "transport"},
     {"runtime"},

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raftlog.replication.certify import LastChanged, slot_of
+from raftlog.replication.certify import LastChanged, slots_of
 from raftlog.replication.divergence import Row
 from raftlog.replication.shapes import Schema, TableShape, quoted
 
@@ -90,7 +90,8 @@ class Snapshot:
 
     def last_written(self, table: str, key: list[Any]) -> int:
         marks = self._marks.table(table)
-        return max(marks.all_rows, marks.schema_changed, self._marks.newest_slot([slot_of(table, key)]))
+        slots = sorted(slots_of(table, [tuple(key)]))
+        return max(marks.all_rows, marks.schema_changed, self._marks.newest_slot(slots))
 
 
 def _selected(shape: TableShape) -> str:
