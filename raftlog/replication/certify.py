@@ -139,7 +139,7 @@ class LastChanged:
             for name, fingerprint in fingerprints().items():
                 if fingerprint != EMPTY:
                     # Written at once, also where marks are staged otherwise.
-                    LastChanged.set_table(self, name, NO_MARKS._replace(fingerprint=fingerprint))
+                    LastChanged.set_table(self, name, LastChanged.table(self, name)._replace(fingerprint=fingerprint))
         except BaseException:
             self._cursor.execute("ROLLBACK")
             raise
