@@ -38,9 +38,10 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DirectoryInUse, DiskFull, IdentityMismatch, TransportError
+from raftlog.exceptions import DirectoryInUse, DiskFull, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
+from raftlog.replication.position import check_position
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
@@ -335,29 +336,6 @@ def known_commands() -> dict[str, list[int]]:
     for name, version in registry.known():
         commands.setdefault(name, []).append(version)
     return commands
-
-
-def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None:
-    """Refuse a database that is not a point of this node's own log (rule 5 of the design)."""
-    position = getattr(machine, "position", None)
-    if position is None:
-        return
-    found_cluster, index, term = position()
-    ways_out = (
-        "Either the log folder or the database was exchanged or restored from elsewhere. Give this node the folder and "
-        "the database that belong together; or delete its database (it is rebuilt from the log)."
-    )
-    if found_cluster and cluster_id and found_cluster != cluster_id:
-        raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {cluster_id}. {ways_out}")
-    if index > log.last_index:
-        raise IdentityMismatch(
-            f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
-        )
-    if index and log.term_at(index) != term:
-        raise IdentityMismatch(
-            f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. "
-            f"{ways_out}"
-        )
 
 
 def client_tls(settings: Settings) -> ssl.SSLContext:

@@ -1,0 +1,30 @@
+"""Whether a database is a point of this node's own log (rule 5 of the design)."""
+
+from __future__ import annotations
+
+from raftlog.consensus.log import RaftLog
+from raftlog.exceptions import IdentityMismatch
+from raftlog.runtime.ports import StateMachine
+
+
+def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None:
+    """Refuse a database that is not a point of this node's own log (rule 5 of the design)."""
+    position = getattr(machine, "position", None)
+    if position is None:
+        return
+    found_cluster, index, term = position()
+    ways_out = (
+        "Either the log folder or the database was exchanged or restored from elsewhere. Give this node the folder and "
+        "the database that belong together; or delete its database (it is rebuilt from the log)."
+    )
+    if found_cluster and cluster_id and found_cluster != cluster_id:
+        raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {cluster_id}. {ways_out}")
+    if index > log.last_index:
+        raise IdentityMismatch(
+            f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
+        )
+    if index and log.term_at(index) != term:
+        raise IdentityMismatch(
+            f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. "
+            f"{ways_out}"
+        )
