@@ -1,10 +1,10 @@
 """The cluster's write turn as an app process takes it, and when a transaction does (rules 3 and 15).
 
 The first try is optimistic. A retry takes the turn, so that hot rows make progress and nothing starves. Where
-nobody would run the work again (shell, Celery, management commands, a view without the middleware), a
-transaction takes the turn before its first write that an entry of others could invalidate: an UPDATE or DELETE, or
-an INSERT after reads. INSERTs alone do not pay for it, nor does a single statement, which is run again by itself.
-A schema change takes the turn as a fence.
+nobody would run the work again (shell, Celery, management commands, a view without the middleware), a transaction
+takes the turn before its first write that an entry of others could invalidate (an UPDATE or DELETE, or an INSERT
+after reads), or before a select_for_update() that it begins with. INSERTs alone do not pay for it, nor does a
+single statement, which is run again by itself. A schema change takes the turn as a fence.
 
 Thread-safety: ClusterTurns any thread, TransactionTurn as its connection.
 """

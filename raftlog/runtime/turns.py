@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from raftlog.consensus.entries import KEY
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.runtime.ports import TurnGranted, TurnReleased, TurnRequest
 from raftlog.runtime.turn_queue import Holder, TurnQueue
 
+MAX_TIMEOUT: Final = 600.0  # seconds that a turn may be waited for
 KEYS_KEPT: Final = 256  # of one client
 REPEAT: Final = 0.5  # seconds after which a request without an answer is sent again
 
@@ -182,18 +184,21 @@ class ClientTurns:
         self._keys: dict[object, deque[bytes]] = {}
 
     def take(self, client: object, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
-        key = bytes(arguments["key"])
+        key = _key_of(arguments)
+        timeout = float(arguments["timeout"])
+        if not 0 <= timeout <= MAX_TIMEOUT:
+            raise ValueError(f"timeout is {timeout}, the limit is {MAX_TIMEOUT:g} s")
         with self._lock:
             self._keys.setdefault(client, deque(maxlen=KEYS_KEPT)).append(key)
-        self._server.ask_turn(key, bool(arguments["fence"]), float(arguments["timeout"]), done)
+        self._server.ask_turn(key, bool(arguments["fence"]), timeout, done)
 
     def renew(self, client: object, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
-        self._server.renew_turn(bytes(arguments["key"]), is_fence=bool(arguments["fence"]))
+        self._server.renew_turn(_key_of(arguments), is_fence=bool(arguments["fence"]))
         done(None)
 
     def release(self, client: object, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
         """The client does not need this turn, and has not used it."""
-        self._server.release_turn(bytes(arguments["key"]))
+        self._server.release_turn(_key_of(arguments))
         done(None)
 
     def gone(self, client: object) -> None:
@@ -202,3 +207,11 @@ class ClientTurns:
             keys = self._keys.pop(client, deque())
         for key in keys:
             self._server.release_turn(key)
+
+
+def _key_of(arguments: dict[str, Any]) -> bytes:
+    """Raises ValueError."""
+    key = arguments["key"]
+    if not isinstance(key, bytes) or len(key) != KEY.stop - KEY.start:
+        raise ValueError("a turn is asked for under a key of 24 bytes: session and sequence")
+    return key

@@ -167,6 +167,17 @@ def test_g2_item_write_skew_under_snapshot_only(sessions, level):
     assert two.commits() is (level == SNAPSHOT)
 
 
+def test_g2_item_write_skew_is_prevented_by_select_for_update(sessions):
+    one, two, _ = sessions
+    for session in (one, two):
+        with session.host.connection.reading_to_write():
+            assert (session.read(1), session.read(2)) == (10, 20)
+    one.write(1, 11)
+    two.write(2, 21)
+    assert one.commits()
+    assert not two.commits()
+
+
 def test_g2_anti_dependency_cycles_under_snapshot_only(sessions, level):
     one, two, _ = sessions
     for session in (one, two):

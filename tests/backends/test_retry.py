@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.db import OperationalError, connections, transaction
+from django.db import OperationalError, connections, models, transaction
 from django.db.transaction import TransactionManagementError
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import Client, override_settings
@@ -342,6 +342,29 @@ def test_where_nobody_runs_it_again_a_transaction_takes_the_turn_if_it_can_confl
     assert heard == told
     assert database.run(READ) == [(1 + statements.count(UPDATE),)]
     database.assert_equal()
+
+
+class Worded(models.Model):
+    word = models.TextField(primary_key=True)
+    n = models.IntegerField()
+
+    class Meta:
+        app_label = "tests_backends"
+        db_table = "worded"
+        managed = False
+
+    def __str__(self):
+        return self.word
+
+
+def test_select_for_update_takes_the_turn_before_it_reads(database, turns):
+    heard = turns()
+    for _ in range(2):
+        with transaction.atomic(ALIAS):
+            words = Worded.objects.using(ALIAS).select_for_update().filter(word="w")
+            heard.append(words.get().n)
+            words.update(n=models.F("n") + 1)
+    assert heard == ["turn", 1, "commit", "end", "turn", 2, "commit", "end"]
 
 
 @pytest.mark.parametrize("sql", [INSERT, UPDATE])

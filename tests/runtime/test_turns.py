@@ -119,13 +119,22 @@ class FakeServer:
 def test_the_turns_of_an_app_process_end_with_its_connection():
     server, answers = FakeServer(), []
     clients = ClientTurns(server)
-    clients.take("one", {"key": b"1", "fence": True, "timeout": 2.0}, answers.append)
-    clients.take("two", {"key": b"2", "fence": False, "timeout": 2.0}, answers.append)
-    clients.renew("one", {"key": b"1", "fence": True}, answers.append)
+    one, two = payload(MINE, 1)[KEY], payload(MINE, 2)[KEY]
+    clients.take("one", {"key": one, "fence": True, "timeout": 2.0}, answers.append)
+    clients.take("two", {"key": two, "fence": False, "timeout": 2.0}, answers.append)
+    clients.renew("one", {"key": one, "fence": True}, answers.append)
     assert answers == [True, True, None]
     clients.gone("one")
     clients.gone("three")
-    assert server.calls[-2:] == [("renew", b"1", True), ("release", b"1")]
+    assert server.calls[-2:] == [("renew", one, True), ("release", one)]
+
+
+@pytest.mark.parametrize("wrong", [{"key": 1 << 40}, {"key": b"short"}, {"timeout": float("nan")}, {"timeout": -1}])
+def test_a_request_that_makes_no_sense_is_refused(wrong):
+    server = FakeServer()
+    with pytest.raises(ValueError, match=r"24 bytes|limit is"):
+        ClientTurns(server).take("one", {"key": KEY_OF_MINE, "fence": False, "timeout": 1.0} | wrong, print)
+    assert server.calls == []
 
 
 # Proposals

@@ -123,6 +123,13 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         """Reads the replicated tables on a connection of its own, which may belong to another thread."""
         return TableReader(Path(str(self.settings_dict["NAME"])))
 
+    @contextlib.contextmanager
+    def reading_to_write(self) -> Iterator[None]:
+        """Around a select_for_update() query."""
+        self.ensure_connection()
+        with self.connection.control.reading_to_write():
+            yield
+
     def automatic_keys(self, table: str, count: int) -> list[int] | None:
         """Keys for rows that are about to be inserted; None: SQLite gives them."""
         self.ensure_connection()

@@ -1,4 +1,4 @@
-"""Django's compilers; that of INSERT names automatic keys itself, where they come from blocks (rule 12)."""
+"""Django's compilers: an INSERT names its automatic keys itself, a SELECT FOR UPDATE is noted (rules 10 and 12)."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from django.db import IntegrityError
-from django.db.models.sql.compiler import (
-    SQLAggregateCompiler,
-    SQLCompiler,
-    SQLDeleteCompiler,
-    SQLUpdateCompiler,
-)
+from django.db.models.sql.compiler import SQLAggregateCompiler, SQLDeleteCompiler, SQLUpdateCompiler
+from django.db.models.sql.compiler import SQLCompiler as StockCompiler
 from django.db.models.sql.compiler import SQLInsertCompiler as StockInsertCompiler
 
 __all__ = ["SQLAggregateCompiler", "SQLCompiler", "SQLDeleteCompiler", "SQLInsertCompiler", "SQLUpdateCompiler"]
 
 
 MAX_ATTEMPTS: Final = 3
+
+
+class SQLCompiler(StockCompiler):
+    """A select_for_update() query, of which SQLite knows nothing, says what its transaction is going to write."""
+
+    connection: Any
+
+    def execute_sql(self, *arguments: Any, **keywords: Any) -> Any:  # as Django's own
+        if not self.query.select_for_update:
+            return super().execute_sql(*arguments, **keywords)
+        with self.connection.reading_to_write():
+            return super().execute_sql(*arguments, **keywords)
 
 
 class SQLInsertCompiler(StockInsertCompiler):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -246,6 +247,19 @@ class Control(Transaction):
             self.capture.sink.muted = False
             self.capture.sink.enabled = self.state is State.WRITING
         self.capture.sink.changes.append(Statement(sql, list(parameters), bool(legacy)))
+
+    @contextmanager
+    def reading_to_write(self) -> Iterator[None]:
+        """What is read inside will be written: the turn is taken before, and it is certified at any isolation."""
+        with self._lock:
+            if self.state is State.BEGUN and not self.applies:
+                self.cluster.before_write(attempt=0, is_exposed=True)
+            observed = self.observed
+            observed.locks = True
+        try:
+            yield
+        finally:
+            observed.locks = False
 
     def fence(self) -> None:
         """A schema change begins: take the cluster's turn as a fence, where this host's turn is not held."""

@@ -18,10 +18,12 @@ class Observed:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._runs: list[tuple[StatementInfo, str, Any]] = []
+        self._runs: list[tuple[StatementInfo, str, Any, bool]] = []
+        # What is read now counts under snapshot isolation too: a select_for_update() query.
+        self.locks = False
         self.tables: set[str] = set()
         self.rows: dict[tuple[str, tuple[Any, ...]], TableShape] = {}
-        # The same of writing statements alone: what counts under snapshot isolation too.
+        # The same of writing statements and select_for_update() alone: what counts under snapshot isolation too.
         self.target_tables: set[str] = set()
         self.target_rows: dict[tuple[str, tuple[Any, ...]], TableShape] = {}
 
@@ -29,18 +31,18 @@ class Observed:
         return bool(self._runs or self.tables or self.rows)
 
     def add(self, info: StatementInfo, sql: str, parameters: Any) -> None:
-        self._runs.append((info, sql, parameters))
+        self._runs.append((info, sql, parameters, self.locks or info.kind is Kind.WRITE))
         if len(self._runs) >= _KEPT:
             self.settle()
 
     def settle(self) -> None:
         """Work out the reads of the runs kept so far."""
         runs, self._runs = self._runs, []
-        for info, sql, parameters in runs:
+        for info, sql, parameters, is_target in runs:
             tables = info.tables_read()
-            if tables and not self._settle_by_key(info, sql, parameters, tables):
+            if tables and not self._settle_by_key(info, sql, parameters, tables, is_target):
                 self.tables.update(tables)
-                if info.kind is Kind.WRITE:
+                if is_target:
                     self.target_tables.update(tables)
         self.tables = self._replicated(self.tables)
         self.target_tables = self._replicated(self.target_tables)
@@ -68,7 +70,7 @@ class Observed:
             elif operation != DELETE:
                 self.tables.add(shape.name)
 
-    def _settle_by_key(self, info: StatementInfo, sql: str, parameters: Any, tables: set[str]) -> bool:
+    def _settle_by_key(self, info: StatementInfo, sql: str, parameters: Any, tables: set[str], is_target: bool) -> bool:
         if info.by_column is None or isinstance(parameters, Mapping) or not isinstance(parameters, Sequence):
             return False
         table, column = info.by_column
@@ -84,6 +86,6 @@ class Observed:
             return False
         for value in values:
             self.rows[table, (value,)] = shape
-            if info.kind is Kind.WRITE:
+            if is_target:
                 self.target_rows[table, (value,)] = shape
         return True
