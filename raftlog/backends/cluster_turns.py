@@ -167,6 +167,8 @@ class TransactionTurn:
         self._fence = ExitStack()
         # The turn was asked for in this transaction, and granted or not: it is not asked for again.
         self._was_asked = False
+        # It was granted to this transaction.
+        self.is_held = False
         # A schema change has the turn, over any number of transactions.
         self.is_fenced = False
 
@@ -203,12 +205,12 @@ class TransactionTurn:
         if not self.is_settled:
             self._was_asked = True
             wait = MAX_FENCE_WAIT if is_fence else MAX_WAIT
-            self._held.enter_context(self._log.cluster_turn(wait, is_fence=is_fence))
+            self.is_held = self._held.enter_context(self._log.cluster_turn(wait, is_fence=is_fence))
 
     def release(self) -> None:
         """The transaction has ended."""
         if self._was_asked:
-            self._was_asked = False
+            self._was_asked = self.is_held = False
             self._held.close()
 
     def fence(self) -> None:

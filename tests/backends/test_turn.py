@@ -155,6 +155,34 @@ def test_the_state_machine_goes_before_writers_that_wait(tmp_path):
 
 
 @needs_proc
+def test_who_has_the_clusters_turn_does_not_queue_for_the_hosts(tmp_path):
+    """Those in the queue would only wait for it at their commit."""
+    path = tmp_path / "db.sqlite3"
+    first = Turn(str(path), in_memory=False)
+    first.take()
+    writers = {writer.process.pid: writer for writer in [Writer(path) for _ in range(6)]}
+    wait_for(lambda: all(map(is_blocked, writers)))
+    urgent = Turn(str(path), in_memory=False)
+    thread = threading.Thread(target=lambda: urgent.take(ahead=True), daemon=True)
+    thread.start()
+    wait_for(lambda: is_blocked(os.getpid()))
+    first.give_back()
+    before = 0
+    while not urgent.held:  # the first of the queue may have it before, and is told to end
+        if (writer := writers.pop(first.holder_pid(), None)) is not None:
+            assert writer.has_it()
+            writer.end()
+            before += 1
+    assert before <= 3
+    urgent.give_back()
+    for writer in writers.values():
+        assert writer.has_it()
+        writer.end()
+    first.close()
+    urgent.close()
+
+
+@needs_proc
 def test_a_holder_that_is_stopped_is_named(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("raftlog.backends.sqlite3.turn.LONG_WAIT", 0.2)
     path = tmp_path / "db.sqlite3"

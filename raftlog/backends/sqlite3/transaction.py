@@ -106,7 +106,7 @@ class Transaction:
         self.file.check()
         if not self.applies:
             self.cluster.before_write(attempt=attempt, is_exposed=is_exposed or bool(self.observed))
-        self.turn.take()
+        self.turn.take(ahead=self.cluster.is_held)
         try:
             self._begin_with_turn()
         except BaseException as error:

@@ -41,6 +41,7 @@ class Turn:
         # Since when it has been waiting (0: it does not), for status.
         self.waiting_since = 0.0
         self._in_memory = in_memory
+        self._is_queued = False
         self._turn, self._queue, self._first = (
             _Lock(f"{database}-turn{suffix}") for suffix in ("", "-queue", "-first")
         )
@@ -49,8 +50,11 @@ class Turn:
                 self._lock = _memory_locks.setdefault(database, threading.Lock())
         _turns.add(self)
 
-    def take(self) -> None:
-        """Block until it is this connection's turn."""
+    def take(self, *, ahead: bool = False) -> None:
+        """Block until it is this connection's turn.
+
+        `ahead`: it has the cluster's turn, for which the queue would wait at its commits, so it goes before the queue.
+        """
         if self.held:
             return
         if self._in_memory:
@@ -58,7 +62,9 @@ class Turn:
         elif self.goes_first:
             self._take_first()
         else:
-            self._queue.take()
+            if not ahead:
+                self._queue.take()
+                self._is_queued = True
             self._first.take(shared=True)
             self._first.give_back()
             self._turn.take()
@@ -86,7 +92,8 @@ class Turn:
             self._lock.release()
             return
         self._turn.give_back()
-        if not self.goes_first:
+        if self._is_queued:
+            self._is_queued = False
             self._queue.give_back()
 
     def holder_pid(self) -> int:
@@ -124,7 +131,7 @@ class Turn:
 
     def forked(self) -> None:
         """In the child: descriptors share their locks with the parent's, so the child may not touch them."""
-        self.held = False
+        self.held = self._is_queued = False
         for lock in (self._turn, self._queue, self._first):
             lock.close()
 
