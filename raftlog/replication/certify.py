@@ -3,7 +3,8 @@
 Two kinds of evidence. *When things last changed*, kept in the replicated database beside the applied
 index, so that it survives a restart and travels with a snapshot: for each table the last entry that
 changed its rows and the last that changed its schema, and for each of 65,536 slots, into which rows fall
-by a hash of table and key, the last entry that wrote (or touched) a row of it. Two rows that share a slot
+by a hash of table and key, the last entry that wrote (or touched) a row of it. The same slots tell of the values by
+which rows are looked up (shapes.Lookup): pairs of column and value, in the place of a key. Two rows that share a slot
 make a conflict that need not be, about once in 65,536 concurrent pairs. And *hashes of the rows* as the
 transaction found them, which guard against a database that has diverged.
 
@@ -17,16 +18,17 @@ import enum
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
 import msgspec
 
 from raftlog.replication.fingerprint import EMPTY, add
 from raftlog.replication.shapes import ForeignKey, Schema, TableShape, quoted
+from raftlog.replication.slots import slots_of
 
-SLOTS: Final = 65_536
 # A write set with more rows of one table than this marks the whole table.
 MAX_MARKED_ROWS: Final = 4_096
+# And with more images of rows, one slot that stands for all values of the table's lookups.
+MAX_MARKED_IMAGES: Final = 64
 # Slots asked for in one statement.
 _CHUNK: Final = 500
 
@@ -80,12 +82,6 @@ class Refused(Exception):
         self.verdict = Verdict(kind, reason)
         self.row = row
         super().__init__(reason)
-
-
-def slots_of(table: str, keys: Iterable[tuple[Any, ...]]) -> set[int]:
-    """The slots of rows of one table: a CRC-32 of its name and the key, of which the low 16 bits count."""
-    start = crc32(table.encode())
-    return {crc32(_encode(key), start) % SLOTS for key in keys}
 
 
 STATE_TABLES: Final = (

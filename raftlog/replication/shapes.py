@@ -16,9 +16,11 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+
+from raftlog.replication.slots import first_slot
 
 OWN_PREFIX: Final = "raftlog_"
 # An index on an expression or a partial one: any column may decide whether a row is in it.
@@ -61,6 +63,23 @@ class ForeignKey:
     is_plain: bool
 
 
+# Stands, as the key of no row, for any value of any lookup: an entry that changed many rows marks it instead of each.
+MANY_VALUES: Final[tuple[Any, ...]] = ()
+
+
+class Lookup(NamedTuple):
+    """A column that begins an index: rows are found by `column = value`, and certified by the pair (column, value).
+
+    A row that is written marks the pair of its old and of its new image, so a value that no row has is certified too.
+    `type`: of the values for which equal values are the same value; a lookup by another reads the whole table.
+    """
+
+    column: str
+    position: int
+    type: type
+    first_slot: int  # of its integers
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TableShape:
     """One table. Positions count from 0 in `columns`, which is the order of a row's image."""
@@ -80,6 +99,8 @@ class TableShape:
     # Changes with names, declared types and key; two nodes with one digest read an image alike.
     digest: bytes
     positions: dict[str, int] = field(repr=False)
+    # In any order. Without the column of a key of one column, whose rows are certified by key.
+    lookups: tuple[Lookup, ...] = ()
 
     def key_of(self, image: Sequence[object]) -> tuple[object, ...]:
         key = self.key
@@ -242,7 +263,20 @@ class Schema:
             lookup_type=None if hidden_key or len(key) > 1 else _lookup_type(stored[key[0]][2], sql),
             digest=hashlib.blake2b(msgspec.msgpack.encode(described), digest_size=8).digest(),
             positions=positions,
+            lookups=self._lookups(name, sql, positions, {row[1]: row[2] for row in stored}, key),
         )
+
+    def _lookups(
+        self, name: str, sql: str, positions: dict[str, int], declared: dict[str, str], key: tuple[int, ...]
+    ) -> tuple[Lookup, ...]:
+        found: dict[str, Lookup] = {}
+        for _, index, _, _, is_partial in self._rows(f"PRAGMA main.index_list({quoted(name)})"):
+            column: str | None = self._rows(f"PRAGMA main.index_info({quoted(index)})")[0][2]
+            if is_partial or column not in declared or key == (positions[column],):
+                continue
+            if found_type := _lookup_type(declared[column], sql):
+                found[column] = Lookup(column, positions[column], found_type, first_slot(name, (column,)))
+        return tuple(found.values())
 
     def _check_supported(self, name: str, sql: str) -> None:
         if re.match(r"\s*CREATE\s+VIRTUAL\b", sql, re.IGNORECASE):

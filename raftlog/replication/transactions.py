@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from raftlog.exceptions import InvalidEntry
@@ -32,11 +32,11 @@ from raftlog.replication.certify import (
     Verdict,
     VerdictKind,
     check_unchanged_since,
-    slots_of,
 )
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number, scan, scan_table
 from raftlog.replication.running_hash import encode_differences
 from raftlog.replication.shapes import Schema, TableShape, quoted
+from raftlog.replication.slots import slots_of
 from raftlog.replication.write_set import (
     FORMAT,
     HASH_BYTES,
@@ -54,6 +54,7 @@ from raftlog.replication.write_set import (
     decode_write_set,
     row_hash,
 )
+from raftlog.replication.written_values import WrittenValues
 
 SQLITE_DBCONFIG_ENABLE_TRIGGER: Final = 1003  # the sqlite3 module names it since Python 3.12
 _LAST_KEY: Final = 2**63 - 1
@@ -192,6 +193,7 @@ class TransactionEntry:
         # table -> what the entry adds to its fingerprint; keys it wrote
         self.differences: dict[str, int] = {}
         self.written: dict[str, set[tuple[Any, ...]]] = {}
+        self.values = WrittenValues()
         self.verdict = APPLIED
         self.set_back: set[str] = set()  # tables whose counter of automatic keys was
         # table -> its fingerprint, where its rows were counted anew
@@ -291,6 +293,7 @@ class TransactionEntry:
         keys = self.written.setdefault(name, set())
         key_of = shape.key_of
         keys.update(key_of(image) for image in rows)
+        self.values.add(shape, rows)
         self._fold(name, sum(map(row_number, rows)))
         if shape.foreign_keys and self.checks_references:
             for image in rows:
@@ -303,6 +306,7 @@ class TransactionEntry:
         keys = self.written.setdefault(name, set())
         refers = self.checks_references and not set(changed).isdisjoint(self._positions_in_references(shape))
         difference = 0
+        images: list[Sequence[Any]] = []
         for row in step.rows:
             key, values = row[:width], row[width + 1 :]
             old = self._old_image(shape, key, row[width])
@@ -314,12 +318,14 @@ class TransactionEntry:
             for position, value in zip(changed, values, strict=True):
                 new[position] = value
             keys.add(shape.key_of(new))
+            images += (old, new)
             difference += row_number(new) - row_number(old)
             if refers:
                 self.references.removed(shape, old, changed)
                 self.references.written(shape, new, changed)
         if changed:
             self._fold(name, difference)
+            self.values.add(shape, images)
 
     def _positions_in_references(self, shape: TableShape) -> set[int]:
         columns = {column for key in shape.foreign_keys for column in key.columns}
@@ -331,16 +337,18 @@ class TransactionEntry:
         width = len(shape.key)
         keys = self.written.setdefault(name, set())
         refers = self.checks_references and bool(self.references.referring_to(name))
-        doomed, difference = [], 0
+        doomed, images, difference = [], [], 0
         for row in step.rows:
             key = row[:width]
             old = self._old_image(shape, key, row[width])
             difference -= row_number(old)
             doomed.append(key)
+            images.append(old)
             if refers:
                 self.references.removed(shape, old)
         self.cursor.executemany(shape.delete_by_key(), doomed)
         keys.update(map(tuple[Any, ...], doomed))
+        self.values.add(shape, images)
         self._fold(name, difference)
 
     def _old_image(self, shape: TableShape, key: list[Any], before: bytes) -> tuple[Any, ...]:
@@ -406,9 +414,11 @@ class TransactionEntry:
             width = len(shape.columns)
             old, new = values[:width], values[width:]
             keys.update((shape.key_of(old), shape.key_of(new)))
+            self.values.add(shape, (old, new))
             self._fold(shape.name, row_number(new) - row_number(old))
             return
         keys.add(shape.key_of(values))
+        self.values.add(shape, (values,))
         self._fold(shape.name, row_number(values) * (1 if operation == INSERT else -1))
 
     # What later entries are certified by
@@ -429,7 +439,7 @@ class TransactionEntry:
         for name, keys in self.written.items():
             if len(keys) <= MAX_MARKED_ROWS or name not in self.differences:
                 slots |= slots_of(name, keys)
-        self.marks.mark_slots(slots, self.index)
+        self.marks.mark_slots(slots | self.values.slots, self.index)
         self.marks.set_last_data(self.index)
 
     def record_schema(self, before: dict[str, str], counters: dict[str, int]) -> None:

@@ -115,7 +115,8 @@ class WriteSet(msgspec.Struct, array_like=True):
     steps: list[Step]
     # Tables that were read otherwise than by key: certified by the index at which they last changed.
     read_tables: list[str]
-    # Rows that were read by key, present or not: (position in tables, *key).
+    # Rows that were read by key, present or not: (position in tables, *key). Those found by the value of another column
+    # stand there as (position, column, value) and as (position,), see shapes.Lookup.
     read_rows: list[list[Any]]
 
     @property

@@ -105,7 +105,7 @@ class Control(Transaction):
             self._fail(error, info)
         self._pending.add(cursor)
         if self.state is not State.IDLE and info.kind is Kind.READ:
-            self.observed.add(info, sql, parameters)
+            self.observed.add(info, parameters)
 
     def _write(self, cursor: GuardedCursor, sql: str, parameters: Any, info: StatementInfo) -> None:
         if self.replays_next:
@@ -136,7 +136,7 @@ class Control(Transaction):
         self._captured(cursor, info, call)
         if not self.applies:
             for parameters in runs:
-                self.observed.add(info, sql, parameters)
+                self.observed.add(info, parameters)
 
     def _alone(self, run: Callable[[], None], sql: str) -> None:
         """A writing statement outside a transaction: in one of its own, run again while it conflicts."""

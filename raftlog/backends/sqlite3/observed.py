@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from raftlog.backends.sqlite3.statements import EVERYTHING, Kind, StatementInfo, key_parameters
-from raftlog.replication.shapes import Schema, TableShape, UnsupportedTable, is_replicated
+from raftlog.backends.sqlite3.statements import EVERYTHING, Equality, Kind, StatementInfo
+from raftlog.replication.shapes import MANY_VALUES, Schema, TableShape, UnsupportedTable, is_replicated
 from raftlog.replication.write_set import DELETE, INSERT, Captured, SequenceSet, Statement
 
 # Runs of statements kept before their reads are worked out, so that a long reader's memory stays small.
@@ -18,7 +18,7 @@ class Observed:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._runs: list[tuple[StatementInfo, str, Any, bool]] = []
+        self._runs: list[tuple[StatementInfo, Any, bool]] = []
         # What is read now counts under snapshot isolation too: a select_for_update() query.
         self.locks = False
         self.tables: set[str] = set()
@@ -30,17 +30,17 @@ class Observed:
     def __bool__(self) -> bool:
         return bool(self._runs or self.tables or self.rows)
 
-    def add(self, info: StatementInfo, sql: str, parameters: Any) -> None:
-        self._runs.append((info, sql, parameters, self.locks or info.kind is Kind.WRITE))
+    def add(self, info: StatementInfo, parameters: Any) -> None:
+        self._runs.append((info, parameters, self.locks or info.kind is Kind.WRITE))
         if len(self._runs) >= _KEPT:
             self.settle()
 
     def settle(self) -> None:
         """Work out the reads of the runs kept so far."""
         runs, self._runs = self._runs, []
-        for info, sql, parameters, is_target in runs:
+        for info, parameters, is_target in runs:
             tables = info.tables_read()
-            if tables and not self._settle_by_key(info, sql, parameters, tables, is_target):
+            if tables and not self._settle_by_key(info, parameters, tables, is_target):
                 self.tables.update(tables)
                 if is_target:
                     self.target_tables.update(tables)
@@ -70,22 +70,38 @@ class Observed:
             elif operation != DELETE:
                 self.tables.add(shape.name)
 
-    def _settle_by_key(self, info: StatementInfo, sql: str, parameters: Any, tables: set[str], is_target: bool) -> bool:
+    def _settle_by_key(self, info: StatementInfo, parameters: Any, tables: set[str], is_target: bool) -> bool:
         if info.by_column is None or isinstance(parameters, Mapping) or not isinstance(parameters, Sequence):
             return False
-        table, column = info.by_column
+        table, equalities = info.by_column
         if tables != {table}:
             return False
         try:
             shape = self._schema.table(table)
         except (KeyError, UnsupportedTable):  # a view; a table that nobody can write
             return False
-        values = key_parameters(sql, parameters)
-        lookup: Callable[[Any], bool] = lambda value: type(value) is shape.lookup_type  # noqa: E731
-        if len(shape.key) != 1 or shape.columns[shape.key[0]] != column or not all(map(lookup, values)):
+        found = _keys_of(shape, equalities, parameters)
+        if found is None:
             return False
-        for value in values:
-            self.rows[table, (value,)] = shape
+        for key in found:
+            self.rows[table, key] = shape
             if is_target:
-                self.target_rows[table, (value,)] = shape
+                self.target_rows[table, key] = shape
         return True
+
+
+def _keys_of(
+    shape: TableShape, equalities: Sequence[Equality], parameters: Sequence[Any]
+) -> list[tuple[Any, ...]] | None:
+    """What stands for the rows that meet one of the conditions: their keys, else values of a column (shapes.Lookup)."""
+    key_column = shape.columns[shape.key[0]] if len(shape.key) == 1 else ""
+    for equality in equalities:
+        values = parameters[equality.start : equality.stop]
+        if equality.column == key_column and all(type(value) is shape.lookup_type for value in values):
+            return [(value,) for value in values]
+    for equality in equalities:
+        values = parameters[equality.start : equality.stop]
+        for lookup in shape.lookups:
+            if lookup.column == equality.column and all(type(value) is lookup.type for value in values):
+                return [MANY_VALUES, *((lookup.column, value) for value in values)]
+    return None

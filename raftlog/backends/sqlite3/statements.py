@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 
 class Kind(enum.Enum):
@@ -64,15 +63,29 @@ _SECOND_TABLE: Final = re.compile(
     r"\bSELECT\b|^\s*UPDATE\b.*\bFROM\b|\bIN\s+[^(\s]|^\s*WITH\b", re.IGNORECASE | re.DOTALL
 )
 _SEQUENCE: Final = re.compile(r"\bsqlite_sequence\b", re.IGNORECASE)
-# Statements that look at one table by one column, as Django writes them. What stands before the last WHERE
-# of an UPDATE may be any expression without SELECT: it sees the row only.
+# Statements that look at one table by columns of its own, as Django writes them: conditions on them, with AND between.
+# What stands before the last WHERE of an UPDATE may be any expression without SELECT: it sees the row only.
 _NAME: Final = r'"([^"]+)"'
-_UPDATE_BY_COLUMN: Final = re.compile(rf'^UPDATE {_NAME} SET .* WHERE "\1"\.{_NAME} (?:= \?|IN \(((?:\?, )*\?)\))$')
-_DELETE_BY_COLUMN: Final = re.compile(rf'^DELETE FROM {_NAME} WHERE "\1"\.{_NAME} (?:= \?|IN \(((?:\?, )*\?)\))$')
-_SELECT_BY_COLUMN: Final = re.compile(
-    rf'^SELECT .* FROM {_NAME} WHERE "\1"\.{_NAME} (?:= \?|IN \(((?:\?, )*\?)\))(?: LIMIT \d+)?$'
-)
+_COLUMN: Final = r'"\1"\."[^"]+"'
+_TEST: Final = rf"{_COLUMN}(?: (?:(?:=|<>|<|>|<=|>=) \?|IN \((?:\?, )*\?\)|IS (?:NOT )?NULL|LIKE \? ESCAPE '\\'))?"
+# With its parentheses closed: in NOT (a = ? AND b = ?) neither test must be met.
+_TERM: Final = rf"(?:{_TEST}|NOT {_TEST}|(?:NOT )?\({_TEST}\))"
+_TERMS: Final = rf"{_TERM}(?: AND {_TERM})*"
+_WHERE: Final = rf" WHERE ({_TERMS}|\({_TERMS}\))"
+_UPDATE_BY_COLUMN: Final = re.compile(rf"^UPDATE {_NAME} SET .*{_WHERE}$")
+_DELETE_BY_COLUMN: Final = re.compile(rf"^DELETE FROM {_NAME}{_WHERE}$")
+_ORDER: Final = rf"(?: ORDER BY {_COLUMN} (?:ASC|DESC)(?:, {_COLUMN} (?:ASC|DESC))*)?"
+_SELECT_BY_COLUMN: Final = re.compile(rf"^SELECT .* FROM {_NAME}{_WHERE}{_ORDER}(?: LIMIT \d+)?(?: OFFSET \d+)?$")
+_EQUALITY: Final = re.compile(r'^\(?"[^"]+"\.("[^"]+") (?:= \?|IN \((?:\?, )*\?\))\)?$')
 EVERYTHING: Final = "*"
+
+
+class Equality(NamedTuple):
+    """A condition that a statement's rows must meet: `column` has one of the values parameters[start:stop]."""
+
+    column: str
+    start: int
+    stop: int | None
 
 
 @dataclass(slots=True)
@@ -83,8 +96,8 @@ class StatementInfo:
     word: str
     has_select: bool
     has_conflict_clause: bool
-    # (table, column) where the statement finds its rows by this column only; its last parameters are the values.
-    by_column: tuple[str, str] | None
+    # The one table in which the statement looks at no other rows than those that meet each of the conditions.
+    by_column: tuple[str, list[Equality]] | None
     reads: set[str] = field(default_factory=set)
     writes: set[str] = field(default_factory=set)
     # Tables that triggers of the schema's own look at, or whose rows they change.
@@ -135,18 +148,21 @@ def describe(sql: str) -> StatementInfo:
     return StatementInfo(kind, word, has_select, conflict_clause, by_column, sets_sequence=bool(_SEQUENCE.search(sql)))
 
 
-def _by_column(word: str, sql: str) -> tuple[str, str] | None:
+def _by_column(word: str, sql: str) -> tuple[str, list[Equality]] | None:
     pattern = {"UPDATE": _UPDATE_BY_COLUMN, "DELETE": _DELETE_BY_COLUMN, "SELECT": _SELECT_BY_COLUMN}.get(word)
     match = pattern.match(sql) if pattern else None
     if match is None or (word == "SELECT" and len(_SELECT_WORD.findall(sql)) > 1):
         return None
-    return match.group(1), match.group(2)
-
-
-def key_parameters(sql: str, parameters: Sequence[Any]) -> Sequence[Any]:
-    """The values by which a statement with `by_column` finds its rows: its last parameters."""
-    count = sql[sql.rindex("WHERE") :].count("?")
-    return parameters[len(parameters) - count :]
+    where = match.group(2)
+    # Counted from the end: what stands before the WHERE may have parameters too.
+    start = -where.count("?")
+    found = []
+    for term in where.split(" AND "):
+        stop = start + term.count("?")
+        if equality := _EQUALITY.match(term):
+            found.append(Equality(equality.group(1)[1:-1], start, stop or None))
+        start = stop
+    return match.group(1), found
 
 
 def savepoint_name(sql: str) -> str:
