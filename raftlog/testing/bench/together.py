@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -24,14 +24,21 @@ def shares(whole: int, parts: int) -> list[int]:
 
 
 def run_together(
-    module: str, jobs: Sequence[tuple[Mapping[str, str], msgspec.Struct]], result: type[Result]
+    module: str,
+    jobs: Sequence[tuple[Mapping[str, str], msgspec.Struct]],
+    result: type[Result],
+    on_ready: Callable[[], None] = lambda: None,
 ) -> list[Result]:
-    """One process for each (environment, job). Raises RaftlogError where one does not start or does not finish."""
+    """One process for each (environment, job); `on_ready` is called before they all begin.
+
+    Raises RaftlogError where one does not start or does not finish.
+    """
     clients = [_start(module, environment, job) for environment, job in jobs]
     try:
         for client in clients:
             if _read(client) != "ready":
                 raise RaftlogError(f"a client of the benchmark did not start (exit code {client.wait()})")
+        on_ready()
         for client in clients:
             _write(client, "go")
         return [msgspec.json.decode(_read(client), type=result) for client in clients]

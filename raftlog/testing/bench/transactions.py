@@ -181,11 +181,17 @@ def run_raft(
         for host, writers in zip(hosts, shares(plan.writers, plan.nodes), strict=False)
         for work in works(plan, writers, seconds, traced=traced)
     ]
-    before, start = node_cpu(cluster), clock.monotonic()
-    worked = run_together(CLIENT, jobs, Worked)
+    window = Window(0, 0, [], {})
+
+    def on_ready() -> None:
+        cluster.wait_all_applied(120)  # what the clients did to warm up
+        window.start, window.node_cpu = clock.monotonic(), node_cpu(cluster)
+
+    window.worked = run_together(CLIENT, jobs, Worked, on_ready)
     cluster.wait_all_applied(120)
-    after = node_cpu(cluster)
-    return Window(start, clock.monotonic(), worked, {name: after[name] - before[name] for name in before})
+    window.node_cpu = {name: cpu - window.node_cpu[name] for name, cpu in node_cpu(cluster).items()}
+    window.end = clock.monotonic()
+    return window
 
 
 def without_trace(environment: Mapping[str, str]) -> dict[str, str]:
@@ -281,7 +287,7 @@ def cpu_by_process(window: Window, leader: NodeProcess) -> dict[str, float]:
 
 def apply_cost(window: Window, batches: list[AppliedBatch], plan: Plan) -> ApplyCost:
     """Of a follower, over one case of bulk_create."""
-    rows = plan.rows * sum(len(one.measured.latencies) + 1 for one in window.worked)  # each client did one to warm up
+    rows = plan.rows * sum(len(one.measured.latencies) for one in window.worked)
     found = [batch for batch in batches if batch.started >= window.start]
     taken = sum(batch.ended - batch.started for batch in found)
     cpu = sum(batch.cpu for batch in found)
