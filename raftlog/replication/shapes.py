@@ -100,7 +100,7 @@ class TableShape:
     digest: bytes
     positions: dict[str, int] = field(repr=False)
     # In any order. Without the column of a key of one column, whose rows are certified by key.
-    lookups: tuple[Lookup, ...] = ()
+    lookups: tuple[Lookup, ...]
 
     def key_of(self, image: Sequence[object]) -> tuple[object, ...]:
         key = self.key

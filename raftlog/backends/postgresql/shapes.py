@@ -335,6 +335,7 @@ class Schema:
             lookup_type=_lookup_type(stored, key),
             digest=hashlib.blake2b(msgspec.msgpack.encode(described), digest_size=8).digest(),
             positions=positions,
+            lookups=(),
             sql_name=f"{quoted(schema)}.{quoted(table)}",
             all_columns=tuple(Column(row[0], row[3], row[5]) for row in rows),
             root=root and self.name(schema, root),

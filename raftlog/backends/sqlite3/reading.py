@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raftlog.replication.certify import LastChanged, slots_of
+from raftlog.replication.certify import LastChanged
 from raftlog.replication.divergence import Row
 from raftlog.replication.shapes import Schema, TableShape, quoted
+from raftlog.replication.slots import slots_of
 
 
 class TableReader:
