@@ -171,6 +171,7 @@ class _Run:
         )
         if len(self._cluster.running) < len(self._cluster):
             raise RaftlogError(f"a node did not start:\n{self._cluster.describe(statuses)}")
+        self._tell("preparing the workload")
         self._workload.after_start(self._cluster)
         self._clients.start()
         self._await_progress(clock.monotonic(), START_TIMEOUT)
