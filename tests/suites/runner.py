@@ -34,7 +34,7 @@ class Suite:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--engine", default="sqlite3", choices=["sqlite3"])
+    parser.add_argument("--engine", default="sqlite3", choices=["sqlite3", "postgresql"])
     parser.add_argument(
         "--log",
         default="nodes",
