@@ -1,6 +1,7 @@
-"""A part of Django's own suite, through three real nodes; and that the comparison itself finds what differs."""
+"""Parts of the suites, through three real nodes; and that the comparison itself finds what differs."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 
@@ -8,13 +9,14 @@ import pytest
 
 from tests import services
 from tests.suites.runner import ROOT, compare
+from tests.suites.suite_child.contents import SqliteFile, different
 
 pytestmark = pytest.mark.processes
 
 
-def suite(*arguments):
-    command = [sys.executable, "-m", "tests.django_suite", "--json", *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+def suite(module, *arguments):
+    command = [sys.executable, "-m", f"tests.{module}", "--json", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
     if "could not fetch" in done.stderr:
         services.missing(done.stderr)
     assert done.stdout, done.stderr
@@ -32,11 +34,20 @@ def assert_alike(report, code):
 
 
 def test_through_three_nodes_in_one_process():
-    assert_alike(*suite("--apps", "basic,transactions"))
+    assert_alike(*suite("django_suite", "--apps", "basic,transactions"))
 
 
 def test_through_three_processes():
-    assert_alike(*suite("--apps", "get_or_create", "--processes"))
+    assert_alike(*suite("django_suite", "--apps", "get_or_create", "--processes"))
+
+
+def test_on_postgresql(monkeypatch):
+    monkeypatch.setenv("PGUSER", services.postgresql("public")["USER"])
+    assert_alike(*suite("django_suite", "--apps", "custom_pk", "--engine", "postgresql"))
+
+
+def test_of_a_third_party_app():
+    assert_alike(*suite("third_party_suites", "reversion", "--tests", "test_middleware.py"))
 
 
 def test_a_test_that_ends_otherwise_is_a_difference_and_so_is_one_that_did_not_run():
@@ -52,3 +63,28 @@ def test_a_test_that_ends_otherwise_is_a_difference_and_so_is_one_that_did_not_r
     ]
     assert not report["equal"]
     assert (report["ran"], report["passed"], report["entries"], report["rows"]) == (3, 0, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ("SELECT 1", []),
+        ("UPDATE t SET b = '1'", ["t"]),  # a text instead of a number
+        ("DELETE FROM t", ["t"]),
+        ("CREATE INDEX i ON t (b)", [""]),
+        ("UPDATE sqlite_sequence SET seq = 7", ["sqlite_sequence"]),
+    ],
+)
+def test_what_differs_between_databases_is_found(tmp_path, change, where):
+    files = []
+    for name in ("one", "other"):
+        raw = sqlite3.connect(tmp_path / name)
+        raw.executescript("CREATE TABLE t (a integer PRIMARY KEY AUTOINCREMENT, b); INSERT INTO t (b) VALUES (1);")
+        files.append(SqliteFile(tmp_path / name))
+        assert files[-1].contents()
+        if name == "other":
+            raw.executescript(change)
+        raw.close()
+    assert different(files[0].contents(), files[1].contents()) == where
+    for file in files:
+        file.close()

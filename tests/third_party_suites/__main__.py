@@ -23,22 +23,24 @@ def main() -> int:
     parser.add_argument(
         "suites", nargs="?", default=",".join(DISTRIBUTIONS), help="comma-separated (default: %(default)s)"
     )
+    parser.add_argument("--tests", default="", help="of one suite: only this file or folder, from where its tests are")
     add_options(parser)
     options = parser.parse_args()
     names = options.suites.split(",")
     if unknown := sorted(set(names) - set(DISTRIBUTIONS)):
         parser.error(f"unknown suites {', '.join(unknown)}; there are {', '.join(DISTRIBUTIONS)}")
     with tempfile.TemporaryDirectory(prefix="third_party_suites") as folder:
-        suites = [suite(name, fetch(DISTRIBUTIONS[name], Path(folder))) for name in names]
+        suites = [suite(name, fetch(DISTRIBUTIONS[name], Path(folder)), options.tests) for name in names]
         return finish(compare_all(suites, options, Path(folder), DIFFERS))
 
 
-def suite(name: str, source: Path) -> Suite:
+def suite(name: str, source: Path, tests: str) -> Suite:
     if name == "guardian":
-        return pytest_suite(name, source, "guardian/testapp/tests", "suite_child.settings_guardian")
+        return pytest_suite(name, source, f"guardian/testapp/tests/{tests}", "suite_child.settings_guardian")
     if name == "reversion":
-        return pytest_suite(name, source / "tests", "test_app/tests", "suite_child.settings_reversion", source)
-    return pytest_suite(name, source, "tests", "")  # its conftest makes the settings
+        folder = source / "tests"
+        return pytest_suite(name, folder, f"test_app/tests/{tests}", "suite_child.settings_reversion", source)
+    return pytest_suite(name, source, f"tests/{tests}", "")  # its conftest makes the settings
 
 
 def pytest_suite(name: str, folder: Path, tests: str, settings: str, *path: Path) -> Suite:
