@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -28,7 +29,13 @@ def retry_on_conflict(function: Callable[Parameters, Result]) -> Callable[Parame
     """Run `function` again while it ends in a TransactionConflict and has done nothing final.
 
     It must not be called inside an open atomic(): what came before in that transaction could not be run again.
+    In async code decorate the synchronous function that sync_to_async() calls. Raises TypeError.
     """
+    if inspect.iscoroutinefunction(function):
+        raise TypeError(
+            f"{function.__qualname__} is a coroutine function, which retry_on_conflict cannot run again: put what it "
+            "writes into a synchronous function, decorate that, and await sync_to_async(it)(…)"
+        )
 
     @functools.wraps(function)
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:

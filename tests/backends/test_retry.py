@@ -96,6 +96,14 @@ def test_what_has_done_something_final_is_not_run_again(database, final):
     assert len(runs) == 1
 
 
+def test_a_coroutine_function_is_refused():
+    async def work():
+        pass
+
+    with pytest.raises(TypeError, match="sync_to_async"):
+        retry_on_conflict(work)
+
+
 def test_inside_a_transaction_it_is_refused(database):
     database.run("SELECT 1")
     with transaction.atomic(ALIAS), pytest.raises(TransactionManagementError, match="insert retries on conflict"):

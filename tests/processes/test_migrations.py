@@ -102,39 +102,68 @@ def test_column_data_index_and_rename_while_writers_go_on_and_a_node_is_down(clu
         assert {"book_hits", "book_note"} <= indexes
 
 
+@contextlib.contextmanager
+def endless_migration(node):
+    """A migration that has changed schema and rows, and waits; killed at the end of the block."""
+    migrating = subprocess.Popen(
+        [*node.command, "migrate", "shelf", "0006"],
+        env=node.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while "half-way" not in (line := migrating.stderr.readline()):
+            assert line, "the migration ended by itself"
+        yield migrating
+    finally:
+        migrating.kill()
+        migrating.wait()
+        migrating.stderr.close()
+
+
+def fence_of(cluster, leader):
+    turn = (cluster[leader].status() or {"write_turn": {"fence": False, "holder": ""}})["write_turn"]
+    return turn["holder"] if turn["fence"] else ""
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_a_migration_that_is_killed_half_way_leaves_nothing_and_holds_nobody_up(cluster, end):
     node, other = cluster["b"], cluster["c"]
     cluster.wait_all_applied(timeout=60)
     before = schema(other)
-    with load_on([cluster["a"], other]) as reports:
-        migrating = subprocess.Popen(
-            [*node.command, "migrate", "shelf", "0006"],
-            env=node.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            while "half-way" not in (line := migrating.stderr.readline()):
-                assert line, "the migration ended by itself"
-            at = hits(other)
-            turn = cluster[cluster.wait_for_leader(timeout=60)].status()["write_turn"]
-            assert turn["holder"] == "b"
-            assert turn["fence"]
-            os.kill(migrating.pid, end)
-            ended_at = clock.monotonic()
-            wait_until(lambda: hits(other) > at, "writers go on")
-            waited = clock.monotonic() - ended_at
-            print(f"writers went on {waited:.2f} s after the migration's end, writes behind the fence: {at}")
-            assert waited < LEASE + 15  # at any load
-        finally:
-            migrating.kill()
-            migrating.wait()
-            migrating.stderr.close()
+    with load_on([cluster["a"], other]) as reports, endless_migration(node) as migrating:
+        at = hits(other)
+        assert fence_of(cluster, cluster.wait_for_leader(timeout=60)) == "b"
+        os.kill(migrating.pid, end)
+        ended_at = clock.monotonic()
+        wait_until(lambda: hits(other) > at, "writers go on")
+        waited = clock.monotonic() - ended_at
+        print(f"writers went on {waited:.2f} s after the migration's end, writes behind the fence: {at}")
+        assert waited < LEASE + 15  # at any load
     assert all(report["errors"] == [] for report in reports)
     assert_alike(cluster)
+    assert_nothing_of_it(other, before)
+
+
+def assert_nothing_of_it(other, before):
     assert schema(other) == before
     with contextlib.closing(sqlite3.connect(f"file:{other.database}?mode=ro", uri=True)) as raw:
         assert raw.execute("SELECT count(*) FROM shelf_volume WHERE note = 'half-way'").fetchone() == (0,)
         assert raw.execute("SELECT count(*) FROM django_migrations WHERE name LIKE '0006%'").fetchone() == (0,)
+
+
+def test_a_new_leader_takes_the_fence_up_again(cluster):
+    leader = cluster.wait_for_leader(timeout=60)
+    node, other = [node for node in cluster if node.node_id != leader]
+    cluster.wait_all_applied(timeout=60)
+    before = schema(other)
+    with endless_migration(node):
+        assert fence_of(cluster, leader) == node.node_id
+        cluster[leader].kill()
+        new_leader = cluster.wait_for_leader(timeout=60, other_than=[leader])
+        wait_until(lambda: fence_of(cluster, new_leader) == node.node_id, "the fence stands again")
+    wait_until(lambda: fence_of(cluster, new_leader) == "", "the fence is gone with its process")
+    cluster[leader].start()
+    assert_alike(cluster)
+    assert_nothing_of_it(other, before)
