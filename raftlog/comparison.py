@@ -34,6 +34,7 @@ logger = logging.getLogger("raftlog.divergence")
 INTERVAL: Final = 1.0  # seconds between two comparisons
 HELD_INTERVAL: Final = 0.1  # the same while an entry is held
 SCRUB_INTERVAL: Final = 3600.0  # seconds between two scans without a reason
+LONELY_SCAN: Final = 60.0  # seconds until the first scan of a node that has no peers
 NAMING_TIME: Final = 3.0  # seconds for finding the rows that differ
 # A scan rests for so many times as long as it works: with a reason for suspicion, without.
 REST_SUSPICIOUS: Final = 1.0
@@ -47,6 +48,10 @@ WAY_OUT: Final = (
 
 # (peer, name of the request, arguments) -> answer. Raises RaftlogError, OSError.
 AskPeer = Callable[[str, str, dict[str, Any]], Any]
+
+
+class _Stopping(Exception):
+    """The node stops in the middle of a scan."""
 
 
 class Comparison:
@@ -230,7 +235,8 @@ class Comparison:
 
     def _scan_main(self) -> None:
         """Body of the thread: at the start, after a change that was not the log's, every hour."""
-        seen, next_scrub = 0, clock.monotonic()
+        # A process that is the node of a cluster of one for a moment (migrate, shell) does not read every row for it.
+        seen, next_scrub = 0, clock.monotonic() + (LONELY_SCAN if self._is_alone() else 0.0)
         while not self._stopping.is_set():
             changes = self._watch.changes
             is_due = changes != seen or clock.monotonic() >= next_scrub
@@ -250,6 +256,8 @@ class Comparison:
                 return True
             for table, index in differing_tables(reader, self._pause(rest)):
                 self._found(table, changed_at or index)
+        except _Stopping:
+            return False
         except self._driver_error as error:
             logger.warning("%s: the tables could not be scanned, which is tried again: %s", self._node_id, error)
             return False
@@ -264,14 +272,19 @@ class Comparison:
         def pause() -> None:
             nonlocal began
             self._stopping.wait(min(MAX_REST, (clock.monotonic() - began) * rest))
+            if self._stopping.is_set():
+                raise _Stopping
             began = clock.monotonic()
 
         return pause
 
+    def _is_alone(self) -> bool:
+        voters: frozenset[str] = self._service.state.raft.configuration.all_voters
+        return voters == {self._node_id}
+
     def _found(self, table: str, index: int) -> None:
         """Rows of a table are not what the log made them: that is this node's alone, whatever others have."""
-        is_alone = self._service.state.raft.configuration.all_voters == {self._node_id}
-        self._declare(lambda namer: namer.changed_by_hand(table, index), withdraw=not is_alone)
+        self._declare(lambda namer: namer.changed_by_hand(table, index), withdraw=not self._is_alone())
 
     # Diverged
 
