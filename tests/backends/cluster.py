@@ -45,6 +45,11 @@ class Host:
         """Never granted: these tests are about conflicts."""
         return nullcontext(False)
 
+    @property
+    def holds_locks(self) -> bool:
+        """Applying here would wait for the transaction that is open."""
+        return self.connection.connection.control.turn.held
+
     def reserve(self, table, count) -> Verdict:
         self.cluster.entries.append(reservation(table, count))
         return self.catch_up()

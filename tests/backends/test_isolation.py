@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from raftlog.backends.exceptions import TransactionConflict
+from tests.backends import postgresql
 from tests.backends.cluster import Cluster
 
 SERIALIZABLE, SNAPSHOT = "serializable", "snapshot"
@@ -42,7 +43,7 @@ class Session:
             self.host.connection.rollback()
             return False
         for host in self.host.cluster.hosts:
-            if not host.connection.connection.control.turn.held:  # else its apply thread waits for the turn
+            if not host.holds_locks:  # else its apply thread waits
                 host.catch_up()
         return True
 
@@ -55,11 +56,18 @@ def level(request):
     return request.param
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_cluster(request, tmp_path, level):
+    if request.param == "sqlite":
+        return lambda: Cluster(tmp_path, 3, isolation=level)
+    return lambda: postgresql.Cluster(3, isolation=level)
+
+
 @pytest.fixture
-def sessions(tmp_path, level, django_db_blocker):
+def sessions(make_cluster, django_db_blocker):
     @contextmanager
     def cluster():
-        made = Cluster(tmp_path, 3, isolation=level)
+        made = make_cluster()
         try:
             made.hosts[0].run("CREATE TABLE test (id integer PRIMARY KEY, value integer)")
             made.hosts[0].run("INSERT INTO test VALUES (1, 10), (2, 20)")
