@@ -170,6 +170,9 @@ class Host(Running):
         """Never granted: these tests are about conflicts."""
         return nullcontext(False)
 
+    def connected(self, cluster_id):
+        """These hosts are of no cluster."""
+
     def reserve(self, table, count) -> Verdict:
         self.cluster.entries.append(reservation(table, count))
         return self.catch_up()

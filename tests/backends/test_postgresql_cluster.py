@@ -300,6 +300,32 @@ def test_commands_are_captured_and_draw_from_the_replicated_counter(host):
     assert host.replica.applier.applied_index == 7
 
 
+def test_an_edit_with_the_triggers_switched_off_is_noticed(host):
+    port = ApplyPort(host.control)
+    port.was_changed_elsewhere()
+    host.run("UPDATE worded SET n = 7 WHERE word = 'a'")  # apply's own
+    assert not port.was_changed_elsewhere()
+    with connect(host.connection.settings_dict) as raw:
+        raw.execute("SET session_replication_role = replica; UPDATE worded SET n = 8 WHERE word = 'a'")
+    assert port.was_changed_elsewhere()
+    assert not port.was_changed_elsewhere()
+    port.leave()
+
+
+def test_a_database_that_was_edited_refuses_what_does_not_fit_and_says_why(cluster):
+    one, two, _ = cluster.hosts
+    one.run("INSERT INTO worded VALUES ('a', 1)")
+    two.catch_up()
+    with connect(two.connection.settings_dict) as raw:
+        raw.execute("SET session_replication_role = replica; UPDATE worded SET n = 8")
+    one.run("UPDATE worded SET n = 2")
+    two.catch_up()
+    assert one.verdicts[-1].kind == 0
+    assert two.verdicts[-1].kind == 1
+    unexplained = two.replica.applier.unexplained
+    assert (unexplained.table, unexplained.key) == ("worded", ("a",))
+
+
 def test_a_role_that_may_not_switch_triggers_off_cannot_apply(host):
     name = host.connection.settings_dict["NAME"]
     with connect(host.connection.settings_dict) as raw:

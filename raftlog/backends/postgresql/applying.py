@@ -38,7 +38,7 @@ class ApplyPort:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._edits = -1
+        self._edits: tuple[int, bool] | None = None
         self._decoded: tuple[bytes, WriteSet | None] = (b"", None)
         with control.internal():
             make_tables(control._cursor)
@@ -114,7 +114,7 @@ class ApplyPort:
 
     def was_changed_elsewhere(self) -> bool:
         """What a superuser did with the triggers switched off: the trigger that watches fires all the same."""
-        ((edits,),) = self._control.execute_internally("SELECT last_value FROM raftlog.edits")
+        (edits,) = self._control.execute_internally("SELECT last_value, is_called FROM raftlog.edits")
         before, self._edits = self._edits, edits
         return bool(edits != before)
 

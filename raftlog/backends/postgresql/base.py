@@ -33,6 +33,7 @@ from raftlog.backends.postgresql.operations import DatabaseOperations
 from raftlog.backends.postgresql.schema import DatabaseSchemaEditor
 from raftlog.conf import MIB, load_settings
 
+_ABOUT: Final = "SELECT coalesce(current_schema(), 'public'), to_regclass('raftlog_appliedindex') IS NOT NULL"
 ISOLATION_LEVELS: Final = ("serializable", "snapshot")
 
 
@@ -74,14 +75,18 @@ class DatabaseWrapper(stock.DatabaseWrapper):
             return super().get_new_connection(conn_params)
         self.isolation_level = IsolationLevel.REPEATABLE_READ
         connection = Connection.connect(**conn_params, autocommit=True)
-        schema = connection.pgconn.exec_(b"SELECT coalesce(current_schema(), 'public')").get_value(0, 0)
-        assert schema is not None
+        log = log_for(self.alias)
+        with connection.cursor() as cursor:
+            schema, has_cluster = cursor.execute(_ABOUT).fetchone() or ("public", False)
+            if has_cluster:
+                row = cursor.execute("SELECT cluster_id FROM raftlog_appliedindex").fetchone()
+                log.connected(row[0] if row else "")
         connection.control = Control(
             connection,
-            log_for(self.alias),
+            log,
             max_bytes=_max_transaction_bytes(),
             snapshot_isolation=self._snapshot_isolation,
-            schema=schema.decode(),
+            schema=schema,
         )
         return connection
 

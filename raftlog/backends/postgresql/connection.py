@@ -21,6 +21,8 @@ class GuardedCursor:
 
     def execute(self, query: Any, params: Any = None, **keywords: Any) -> Any:
         run = super().execute  # type: ignore[misc]
+        if not hasattr(self.connection, "control"):  # not ready yet
+            return run(query, params, **keywords)
         self.connection.control.execute(query, params, lambda sql, values: run(sql, values, **keywords))
         return self
 
