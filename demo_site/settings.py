@@ -33,11 +33,13 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.messages",
+    "django.contrib.sessions",
     "django.contrib.staticfiles",
     "raftlog",
     "demo_site.bank",
 ]
 MIDDLEWARE = [
+    "raftlog.middleware.RetryConflicts",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -46,11 +48,6 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
 ]
-# A node writes nothing to its database but what the log says: sessions live in cookies.
-SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
-# Nodes of the demo share a host name, so their cookies must not share a name.
-SESSION_COOKIE_NAME = f"sessionid_{NODE_ID}"
-CSRF_COOKIE_NAME = f"csrftoken_{NODE_ID}"
 
 ROOT_URLCONF = "demo_site.urls"
 ASGI_APPLICATION = "demo_site.asgi.application"
@@ -71,14 +68,10 @@ TEMPLATES = [
 
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "raftlog.backends.sqlite3",
         "NAME": os.environ.get("RAFTLOG_DATABASE", NODE_DIR / "db.sqlite3"),
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            # The raft log is the write-ahead log that survives a power cut; SQLite need not sync at each commit.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
-        },
+        # The raft log is the write-ahead log that survives a power cut; SQLite need not sync at each commit.
+        "OPTIONS": {"timeout": 20, "init_command": "PRAGMA synchronous=NORMAL;"},
     },
 }
 

@@ -18,7 +18,7 @@ def open_account(ctx, *, name: str, balance: int = 0) -> int:
     """A new account, with what is paid in at once (cents); returns its number. A name that is taken is refused."""
     if balance < 0:
         raise ValueError(f"balance is {balance}; it cannot be negative")
-    return Account.objects.create(id=ctx.index, name=name, balance=balance, paid_in=balance).pk
+    return Account.objects.create(name=name, balance=balance, paid_in=balance).pk
 
 
 @command(raises=[NotEnoughMoney])

@@ -7,6 +7,11 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+REFERENCES = """
+    SELECT reference, count(*)
+    FROM (SELECT reference FROM bank_transfer UNION ALL SELECT reference FROM bank_payment) GROUP BY reference
+"""
+
 
 @dataclass
 class Comparison:
@@ -43,7 +48,7 @@ def compare(databases: Mapping[str, Path], acknowledged: Iterable[str], refused:
     must, must_not = set(acknowledged), set(refused)
     for node_id, path in databases.items():
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as database:
-            counts = dict(database.execute("SELECT reference, count(*) FROM bank_transfer GROUP BY reference"))
+            counts = dict(database.execute(REFERENCES))
             result.lost |= must - counts.keys()
             result.phantom |= must_not & counts.keys()
             result.doubled |= {reference for reference, count in counts.items() if reference and count > 1}
@@ -60,9 +65,13 @@ def compare(databases: Mapping[str, Path], acknowledged: Iterable[str], refused:
 def audit(database: sqlite3.Connection) -> Iterator[str]:
     """What does not hold of the bank's rows: no balance is negative, and no money is made or lost."""
     moved = """
+        WITH moved AS (
+            SELECT source_id, target_id, amount FROM bank_transfer
+            UNION ALL SELECT source_id, target_id, amount FROM bank_payment
+        )
         SELECT name, balance, paid_in
-            + (SELECT coalesce(sum(amount), 0) FROM bank_transfer WHERE target_id = account.id)
-            - (SELECT coalesce(sum(amount), 0) FROM bank_transfer WHERE source_id = account.id)
+            + (SELECT coalesce(sum(amount), 0) FROM moved WHERE target_id = account.id)
+            - (SELECT coalesce(sum(amount), 0) FROM moved WHERE source_id = account.id)
         FROM bank_account AS account
     """
     for name, balance, expected in database.execute(moved):

@@ -8,25 +8,26 @@ from raftlog.runtime import clock
 
 
 class Ledger:
-    """Hands out `total` references and notes how each ended. Thread-safe."""
+    """Hands out `total` references, of them `payments` for payments, and notes how each ended. Thread-safe."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, payments: int = 0) -> None:
         self.total = total
         self._lock = threading.Lock()
-        self._next = 0
+        self._next = {"transfer": 0, "payment": 0}
+        self._last = {"transfer": total - payments, "payment": payments}
         self._acknowledged: dict[str, float] = {}  # reference -> moment of the acknowledgement
         self._times: list[float] = []  # ascending
         self._refused: set[str] = set()
         self._unknown: set[str] = set()
         self._errors: deque[str] = deque(maxlen=5)
 
-    def take(self) -> str | None:
-        """The next reference to write; None when there is none left."""
+    def take(self, kind: str = "transfer") -> str | None:
+        """The next reference to write, of a "transfer" or a "payment"; None when there is none left."""
         with self._lock:
-            if self._next >= self.total:
+            if self._next[kind] >= self._last[kind]:
                 return None
-            self._next += 1
-            return f"demo-{self._next:06}"
+            self._next[kind] += 1
+            return f"{kind}-{self._next[kind]:06}"
 
     def acknowledge(self, reference: str) -> None:
         with self._lock:

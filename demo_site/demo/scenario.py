@@ -1,20 +1,25 @@
 """The story itself: start, write, kill, elect, restart, catch up, compare."""
 
+import math
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from demo_site.bank.commands import open_account
 from demo_site.demo.compare import Comparison, compare
 from demo_site.demo.ledger import Ledger
 from demo_site.demo.story import Story
-from demo_site.demo.writers import Writers
+from demo_site.demo.tellers import Tellers
+from demo_site.demo.writers import OPENING_BALANCE, Teller, Writers
 from raftlog.runtime import clock
-from raftlog.testing.processes import POLL_INTERVAL, ProcessCluster, ProcessTimeout, leader_of
+from raftlog.testing.processes import POLL_INTERVAL, NodeProcess, ProcessCluster, ProcessTimeout, leader_of
 
-KILL_AT = 0.35  # of all commands acknowledged: the nodes are killed
+KILL_AT = 0.35  # of all writes acknowledged: the nodes are killed
 RESTART_AT = 0.65  # … and started again
-ACCOUNTS = 10
+ACCOUNTS = 10  # that commands transfer between; everybody writes to them
+PAYMENTS = 0.1  # of all writes are payments by the ORM; the others are commands
+SAVINGS = 20  # that payments go between
 START_TIMEOUT = 60.0  # seconds for the nodes to start, or to catch up
 WRITE_TIMEOUT = 120.0  # seconds without any progress
 
@@ -27,6 +32,7 @@ class Result:
     nodes: int = 0
     killed: int = 0
     acknowledged: int = 0
+    transactions: int = 0  # of the acknowledged: payments by plain ORM code; the others are commands
     lost: int = 0
     doubled: int = 0
     databases_equal: bool = False
@@ -41,20 +47,33 @@ class Result:
 
 
 class Scenario:
-    """Runs in one thread, besides the writers'. `cluster` must have databases and not be started."""
+    """Runs in one thread, besides the writers'. `cluster` must not be started; `prepare` gets a node with tables."""
 
-    def __init__(self, cluster: ProcessCluster, story: Story, *, commands: int, kill: int) -> None:
+    def __init__(
+        self,
+        cluster: ProcessCluster,
+        story: Story,
+        *,
+        commands: int,
+        kill: int,
+        prepare: Callable[[NodeProcess], object] = lambda node: None,
+    ) -> None:
         self.cluster = cluster
         self.story = story
         self.kill_count = kill
-        self.ledger = Ledger(commands)
+        self.prepare = prepare
+        self.ledger = Ledger(commands, math.ceil(commands * PAYMENTS))
         self.down: set[str] = set()
         self.result = Result(nodes=len(cluster), killed=kill)
 
     def run(self) -> Result:
         self._start()
-        with Writers(self.cluster, self.ledger, accounts=ACCOUNTS) as writers:
-            self.story.say(f"{len(writers)} writers transfer money, through all nodes")
+        with (
+            Writers(self.cluster, self.ledger, accounts=ACCOUNTS) as writers,
+            Tellers(self.cluster, self.ledger, self._open_savings()) as tellers,
+        ):
+            self.story.say(f"{len(writers)} writers transfer money by commands, through all nodes")
+            self.story.say(f"{len(tellers)} processes, one on each host, make payments by plain ORM transactions")
             if self.kill_count:
                 self._wait_for_writes(KILL_AT)
                 killed_at = self._kill()
@@ -64,6 +83,7 @@ class Scenario:
                 self.story.say(f"writes stood still for {self.result.write_gap_ms} ms", "bold")
                 self._restart()
             self._wait_for_writes(1.0)
+            self.result.transactions = tellers.paid_count
         self._compare()
         return self.result
 
@@ -75,6 +95,14 @@ class Scenario:
         self._wait_until(lambda statuses: leader_of(statuses) is not None, START_TIMEOUT, "a first leader")
         leader = self.cluster.wait_for_leader(START_TIMEOUT)
         self.story.say(f"{leader} was elected, in term {self._term(leader)}", "bold green")
+        self.story.say("manage.py migrate, on one node for all of them")
+        self.cluster.migrate()
+        self.prepare(self.cluster[leader])
+
+    def _open_savings(self) -> list[int]:
+        teller = Teller([node.client() for node in self.cluster], 0)
+        names = [f"savings {number}" for number in range(1, SAVINGS + 1)]
+        return [teller.propose(open_account, name=name, balance=OPENING_BALANCE) for name in names]
 
     def _kill(self) -> float:
         """Kill the leader, and followers besides it; returns when. Ends once another node leads."""
@@ -87,7 +115,7 @@ class Scenario:
         killed_at = clock.monotonic()
         self.cluster.kill(self.down)
         self.story.say(
-            f"kill -9 {names}, with {self.ledger.acknowledged_count} commands acknowledged and writers at work",
+            f"kill -9 {names}, with {self.ledger.acknowledged_count} writes acknowledged and writers at work",
             "bold red",
         )
 
@@ -135,9 +163,9 @@ class Scenario:
         result.databases_equal = found.databases_equal
         result.problems = list(found.problems())
         if result.unknown:
-            result.problems += [f"{result.unknown} commands got no answer", *self.ledger.errors]
-        if not result.acknowledged:
-            result.problems.append("nothing was acknowledged")
+            result.problems += [f"{result.unknown} writes got no answer", *self.ledger.errors]
+        if not result.acknowledged - result.transactions or not result.transactions:
+            result.problems.append("no command, or no transaction, was acknowledged")
         result.ok = found.ok and not result.problems
 
     # Waiting

@@ -49,7 +49,7 @@ class Story:
         quarters = 4 * acknowledged // self.total if self.total else 0
         if quarters > self._told_quarters:
             self._told_quarters = quarters
-            self.say(f"{acknowledged} of {self.total} commands acknowledged")
+            self.say(f"{acknowledged} of {self.total} writes acknowledged")
 
     def _picture(self, statuses: Mapping[str, Any], down: set[str], acknowledged: int) -> Group:
         table = Table(box=None, header_style="bold", pad_edge=False)

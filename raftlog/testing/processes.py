@@ -318,6 +318,11 @@ class ProcessCluster:
             for source in first.directory.glob("db.sqlite3*"):
                 shutil.copyfile(source, node.directory / source.name)
 
+    def migrate(self, timeout: float = 300) -> None:
+        """Make the tables of all nodes, which run, through one of them: with an ENGINE of raftlog's."""
+        self.wait_for_leader(timeout)
+        self.running[0].manage("migrate", "--verbosity=0", "--skip-checks", timeout=timeout)
+
     def start(self) -> None:
         for node in self:
             node.start()

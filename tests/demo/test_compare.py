@@ -10,6 +10,7 @@ from demo_site.demo.compare import compare
 SCHEMA = """
     CREATE TABLE bank_account (id INTEGER PRIMARY KEY, name TEXT, balance INTEGER, paid_in INTEGER);
     CREATE TABLE bank_transfer (number INTEGER PRIMARY KEY, reference TEXT, source_id, target_id, amount INTEGER);
+    CREATE TABLE bank_payment (reference TEXT PRIMARY KEY, source_id, target_id, amount INTEGER);
     INSERT INTO bank_account VALUES (1, 'ada', 90, 100), (2, 'bob', 10, 0);
     INSERT INTO bank_transfer VALUES (7, 'one', 1, 2, 10);
 """
@@ -47,6 +48,17 @@ def test_what_is_missing_on_one_node_is_lost(databases):
 def test_what_is_there_twice_on_one_node_is_doubled(databases):
     change(databases["c"], "INSERT INTO bank_transfer VALUES (8, 'one', 1, 2, 10)")
     assert compare(databases, {"one"}).doubled == {"one"}
+
+
+def test_payments_count_as_transfers_do(databases):
+    for path in databases.values():
+        change(path, "INSERT INTO bank_payment VALUES ('two', 2, 1, 5)")
+    found = compare(databases, {"one", "two"}, {"refused"})
+    assert "ada has 90, but by its transfers it should have 95" in " ".join(found.broken_rules)
+    for path in databases.values():
+        change(path, "UPDATE bank_account SET balance = CASE id WHEN 1 THEN 95 ELSE 5 END")
+    assert compare(databases, {"one", "two"}, {"refused"}).ok
+    assert compare(databases, {"one"}, {"two"}).phantom == {"two"}
 
 
 def test_what_was_refused_must_not_be_there(databases):

@@ -35,6 +35,7 @@ def test_a_killed_leader_costs_no_acknowledged_command(tmp_path):
     assert result["nodes"] == 3
     assert result["killed"] == 1
     assert result["acknowledged"] == 600
+    assert result["transactions"] == 60
     assert (result["lost"], result["doubled"], result["databases_equal"]) == (0, 0, True)
     assert result["failover_ms"] > 0
     assert result["write_gap_ms"] > 0

@@ -21,6 +21,12 @@ def test_each_reference_is_taken_once():
     assert len(set(taken[:3])) == 3
 
 
+def test_payments_have_references_of_their_own():
+    ledger = Ledger(3, payments=1)
+    assert [ledger.take("payment"), ledger.take("payment")] == ["payment-000001", None]
+    assert [ledger.take() for _ in range(3)] == ["transfer-000001", "transfer-000002", None]
+
+
 def test_every_ending_counts_as_an_answer_but_only_one_is_an_acknowledgement():
     ledger = Ledger(3)
     ledger.acknowledge("x")

@@ -18,8 +18,8 @@ MANAGE = [sys.executable, str(Path(__file__).parents[2] / "manage.py")]
 @pytest.fixture
 def cluster(tmp_path):
     with ProcessCluster(3, tmp_path, command=MANAGE) as cluster:
-        cluster.make_databases()
         cluster.start()
+        cluster.migrate()
         yield cluster
 
 

@@ -27,8 +27,8 @@ from raftlog.exceptions import ProposalError
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with ProcessCluster(3, tmp_path_factory.mktemp("nodes"), command=MANAGE) as cluster:
-        cluster.make_databases()
         cluster.start()
+        cluster.migrate()
         cluster.wait_for_leader(30)
         yield cluster
 

@@ -111,7 +111,7 @@ def test_the_projects_own_application_is_served():
 @pytest.mark.processes
 def test_run_refuses_a_database_without_its_tables(tmp_path):
     environment = os.environ | {
-        "DJANGO_SETTINGS_MODULE": "demo_site.settings",
+        "DJANGO_SETTINGS_MODULE": "tests.processes.stock_settings",
         "RAFTLOG_DATA_DIR": str(tmp_path),
     }
     done = subprocess.run(

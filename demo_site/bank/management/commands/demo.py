@@ -32,14 +32,14 @@ class Command(BaseCommand):
             "  manage.py demo                     three nodes; the leader is killed\n"
             "  manage.py demo --nodes 7 --kill 3  three of seven at once\n"
             "  manage.py demo --serve             left running afterwards, to look at in a browser\n\n"
-            "exit code 0 only if no acknowledged command is missing, none was applied twice and all databases are equal"
+            "exit code 0 only if no acknowledged write is missing, none was applied twice and all databases are equal"
         )
         return super().create_parser(prog_name, subcommand, epilog=epilog, formatter_class=HelpFormatter, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--nodes", type=int, default=3, help="how many nodes (default: 3)")
         parser.add_argument("--kill", type=int, default=None, help="how many at once, the leader first (default: 1)")
-        parser.add_argument("--commands", type=int, default=2000, help="how many transfers to make (default: 2000)")
+        parser.add_argument("--commands", type=int, default=2000, help="how many writes to make (default: 2000)")
         parser.add_argument("--dir", type=Path, help="folder for logs and databases, kept (default: a temporary one)")
         parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
         parser.add_argument("--serve", action="store_true", help="leave the cluster running until Ctrl-C")
@@ -79,9 +79,9 @@ class Command(BaseCommand):
         )
         with cluster:
             with Story(story_stream, list(cluster.nodes), options["commands"]) as story:
-                story.say(f"making {nodes} databases in {directory}")
-                cluster.make_databases(make_user if options["serve"] else lambda node: None)
-                result = Scenario(cluster, story, commands=options["commands"], kill=kill).run()
+                story.say(f"the nodes' folders are in {directory}")
+                prepare = make_user if options["serve"] else lambda node: None
+                result = Scenario(cluster, story, commands=options["commands"], kill=kill, prepare=prepare).run()
             tell(result, output)
             if options["serve"]:
                 serve(cluster, output)
@@ -124,7 +124,8 @@ def make_user(node: NodeProcess) -> None:
 def tell(result: Result, output: Output) -> None:
     """The summary for people."""
     rows = [
-        ["acknowledged", result.acknowledged, "commands whose writer was told that they are done"],
+        ["acknowledged", result.acknowledged, "writes whose writer was told that they are done"],
+        ["by transactions", result.transactions, "of them plain ORM code in atomic(); the others are commands"],
         ["lost", result.lost, "acknowledged, but missing in some node's database"],
         ["doubled", result.doubled, "applied more than once"],
         ["databases equal", result.databases_equal, "all rows of all replicated tables, on all nodes"],
