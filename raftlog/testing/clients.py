@@ -196,4 +196,5 @@ class SimulatedClient:
             )
         if number == self.number and index:
             assert self.operation is not None
-            self._finish(node.machine.read(self.operation.key))
+            machine: Any = node.machine  # a KeyValueMachine
+            self._finish(machine.read(self.operation.key))

@@ -126,8 +126,14 @@ class KeyValueMachine:
     def _copy(self) -> Checkpoint:
         return dict(self.values), dict(self.sessions), self.last_applied, self.last_applied_term
 
-    def close(self) -> None:
-        """Nothing to give back."""
+    def when_free(self, action: Callable[[], None]) -> bool:
+        return True
+
+    def start(self) -> None:
+        """It was never away."""
+
+    def kill(self) -> None:
+        """What a process applied is there."""
 
 
 # values, sessions, applied index, term there

@@ -24,6 +24,7 @@ from raftlog.runtime import clock
 from raftlog.testing.mutations import MUTATIONS, mutated
 from raftlog.testing.shrink import shrink
 from raftlog.testing.simulation import Options, Report, simulate
+from raftlog.testing.workload import WORKLOADS
 
 
 def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
@@ -60,6 +61,9 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m raftlog.testing.simulate", description=__doc__.split("\n")[0])
     parser.add_argument("--seeds", type=seed_range, default=range(100), help="7, 0-999 (both inclusive), or 1,5,9")
+    parser.add_argument(
+        "--workload", choices=WORKLOADS, help="what is replicated: a map (kv), or a SQLite database of Django (sql)"
+    )
     parser.add_argument("--nodes", type=int, choices=(3, 5, 7), default=5)
     parser.add_argument("--events", type=int, default=2000, help="events with faults, before everything is healed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
@@ -73,7 +77,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--stop", action="store_true", help="stop at the first violation")
     parser.add_argument("--list-mutations", action="store_true", help="names of the known bugs, one a line")
     parser.add_argument("--mutation", choices=tuple(MUTATIONS), metavar="NAME", help="switch one known bug on")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not options.workload:
+        options.workload = MUTATIONS[options.mutation].workload if options.mutation else "kv"
+    return options
 
 
 def seed_range(text: str) -> Any:
@@ -92,7 +99,7 @@ def _numbers(text: str) -> frozenset[int]:
 
 
 def _reports(options: argparse.Namespace) -> Iterator[Report]:
-    work = [Options(seed, options.nodes, options.events, options.without) for seed in options.seeds]
+    work = [Options(seed, options.nodes, options.events, options.without, options.workload) for seed in options.seeds]
     keep_trace = bool(options.trace)
     if options.jobs == 1 or len(work) == 1:
         with _mutation(options.mutation):

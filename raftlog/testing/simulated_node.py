@@ -35,24 +35,33 @@ from raftlog.exceptions import DiskFull, LogDamaged, LogTruncated, StorageError,
 from raftlog.runtime.consensus_state import _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
-from raftlog.runtime.ports import ForwardProposals, PeerMessage
+from raftlog.runtime.ports import ForwardProposals, PeerMessage, TurnReleased, TurnRequest
 from raftlog.runtime.proposals import Done
 from raftlog.runtime.reads import ReadDone
+from raftlog.runtime.turns import TurnDone
 from raftlog.storage import Storage, open_storage
 from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
-from raftlog.testing.kv_machine import KeyValueMachine
 from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.safety import Violation
 from raftlog.testing.simulated_state import SimulatedMonitor, SimulatedState
 
 if TYPE_CHECKING:
     from raftlog.testing.simulation import Simulation
+    from raftlog.testing.workload import Machine
 
 INFINITY: Final = float("inf")
 MAX_MESSAGES: Final = 16  # pulled for one peer at once
 MAX_APPLY_BYTES: Final = 4096
 DISK_FULL_RETRY: Final = 0.25  # seconds
-REQUESTS: Final = (AppendEntries, RequestVote, ReadIndexRequest, TimeoutNow, ForwardProposals)
+REQUESTS: Final = (
+    AppendEntries,
+    RequestVote,
+    ReadIndexRequest,
+    TimeoutNow,
+    ForwardProposals,
+    TurnRequest,
+    TurnReleased,
+)
 DIRECTORY: Final = "/node"
 
 
@@ -68,7 +77,7 @@ class SimulatedNode:
         self.node_id = node_id
         self.rng = rng
         self.disk = SimulatedDisk(rng)
-        self.machine = KeyValueMachine()
+        self.machine: Machine = simulation.workload.machine(self)
         self.clock = NodeClock(rng.uniform(1, 1000), 1.0)
         self.wall_error = 0.0  # seconds by which this node's wall clock is wrong
         self.is_up = False
@@ -92,6 +101,8 @@ class SimulatedNode:
 
     def start(self) -> None:
         """Start the process on what the disk holds."""
+        if not self.machine.when_free(lambda: self.simulation.after(0.0, self._start_again)):
+            return
         self.lives += 1
         simulation = self.simulation
         try:
@@ -110,6 +121,10 @@ class SimulatedNode:
         simulation.safety.check_restart(self.raft, self.machine.last_applied, self.machine.last_applied_term)
         self.act(lambda: run(self._settle()))
 
+    def _start_again(self) -> None:
+        if not self.is_up:
+            self.start()
+
     def _open(self) -> None:
         simulation = self.simulation
         profile = simulation.profile
@@ -121,6 +136,7 @@ class SimulatedNode:
             segment_bytes=profile.segment_bytes,
             filesystem=self.disk,
         )
+        self.machine.start()
         now = self.local_now()
         self.raft = self.raft_class(
             node_id=self.node_id,
@@ -172,6 +188,7 @@ class SimulatedNode:
             self.machine.lose_power(self.rng)
         else:
             self.disk.kill()
+            self.machine.kill()
         self.simulation.node_ended(self, power)
 
     def _refuse_disk(self, error: StorageError) -> None:
@@ -188,7 +205,7 @@ class SimulatedNode:
     def wipe(self) -> None:
         """The machine came back with an empty disk, under its old name (rule 4 of the design)."""
         self.disk = SimulatedDisk(self.rng)
-        self.machine = KeyValueMachine()
+        self.machine = self.simulation.workload.machine(self)
         self.is_wiped, self.is_damaged = True, False
         self.simulation.safety.forget(self.node_id)
 
@@ -287,6 +304,15 @@ class SimulatedNode:
     def read(self, timeout: float, done: ReadDone) -> None:
         self._when_free(lambda: self.state.read(self.local_now() + timeout, done))
 
+    def take_turn(self, key: bytes, is_fence: bool, timeout: float, done: TurnDone) -> None:
+        self._when_free(lambda: self.state.take_turn(key, is_fence, self.local_now() + timeout, done))
+
+    def renew_turn(self, key: bytes, is_fence: bool) -> None:
+        self._when_free(lambda: self.state.renew_turn(key, is_fence))
+
+    def release_turn(self, key: bytes) -> None:
+        self._when_free(lambda: self.state.release_turn(key))
+
     def connection_lost(self, peer: str) -> None:
         """As PeerThread._on_close and Service.peer_disconnected."""
         if self.is_up:
@@ -353,6 +379,8 @@ class SimulatedNode:
         forward = self.state.proposals.take_forward(peer)
         if forward is not None:
             send(forward, waited)
+        for request in self.state.turns.take_messages(peer):
+            send(request, waited)
 
     def _fetch(self, fetch: FetchEntries) -> AppendEntries | None:
         try:
@@ -399,17 +427,22 @@ class SimulatedNode:
         raft, machine = self.raft, self.machine
         first_index = raft.last_applied + 1
         last_index = min(raft.commit_index, raft.log.stable_index)
-        if last_index < first_index:
+        if last_index < first_index or not machine.when_free(self._apply_later):
             return
         batch = raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
         if batch is None:
             batch = self.state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
         outcomes = machine.apply(batch)
         for outcome in outcomes:
+            if not outcome.index:
+                continue  # a repeat that is refused: its sequence is forgotten
             self.simulation.safety.answered(self.node_id, outcome.index, outcome.status, outcome.result)
         self.state.applied(batch.last_index, outcomes)
         if batch.last_index < last_index:
             self.state.apply_work.notify()
+
+    def _apply_later(self) -> None:
+        self._later(0.0, lambda: self._when_free(self._apply))
 
     def _on_entry(self, index: int, term: int, payload: bytes) -> None:
         self.simulation.safety.entry_applied(self.node_id, index, term, payload)

@@ -26,19 +26,15 @@ from typing import Any, Final
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
 from raftlog.runtime.ports import PeerMessage
-from raftlog.testing.clients import SimulatedClient
 from raftlog.testing.disk import UNLIMITED
 from raftlog.testing.faults import OPERATIONS, PlannedFault, plan_faults
-from raftlog.testing.history import History
-from raftlog.testing.linearizability import check
-from raftlog.testing.models import KeyValueMap
 from raftlog.testing.network import SimulatedNetwork
 from raftlog.testing.profile import Profile, draw_profile
 from raftlog.testing.safety import Safety, Violation
 from raftlog.testing.simulated_node import SimulatedNode
+from raftlog.testing.workload import make_workload
 
 LIVENESS_BOUND: Final = 20.0  # virtual seconds after everything was healed
-MAX_CONFIGURATIONS: Final = 200_000  # of the linearizability check
 TRACE_TAIL: Final = 40
 
 
@@ -50,11 +46,14 @@ class Options:
     nodes: int = 5
     events: int = 2000
     without: frozenset[int] = frozenset()
+    workload: str = "kv"  # or "sql"
 
     def command(self, mutation: str = "") -> str:
         """The command that replays the run."""
         parts = ["python -m raftlog.testing.simulate", f"--seeds {self.seed}", f"--nodes {self.nodes}"]
         parts.append(f"--events {self.events}")
+        if self.workload != "kv":
+            parts.append(f"--workload {self.workload}")
         if self.without:
             parts.append(f"--without {','.join(map(str, sorted(self.without)))}")
         if mutation:
@@ -100,7 +99,6 @@ class Simulation:
             "", {node_id: Server(f"sim://{node_id}") for node_id in self.node_ids}, tuple(self.node_ids)
         )
         self.safety = Safety(self.node_ids)
-        self.history = History()
         self.counters: Counter[str] = Counter()
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._event_number = 0
@@ -108,12 +106,11 @@ class Simulation:
         self._hash = hashlib.blake2b(digest_size=16)
         self._tail: deque[str] = deque(maxlen=None if keep_trace else TRACE_TAIL)
         self.network = SimulatedNetwork(self.rng("network"), self.profile.network, self.schedule, self._deliver)
+        self.workload = make_workload(options.workload, self)
+        self.history = self.workload.history
         self.nodes = {node_id: self.node_class(self, node_id, self.rng(node_id)) for node_id in self.node_ids}
         self.nodes_in_order = list(self.nodes.values())
-        self.clients = [SimulatedClient(self, f"c{n}", self.rng(f"client {n}")) for n in range(self.profile.clients)]
-        self.clients += [
-            SimulatedClient(self, f"r{n}", self.rng(f"reader {n}"), read_share=1.0) for n in range(self.profile.readers)
-        ]
+        self.clients = self.workload.clients()
         self._clients_at_work = len(self.clients)
         plan = plan_faults(self.rng("faults"), self.profile.faults, self.profile.events_per_fault, options.events)
         self.faults = [fault for fault in plan if fault.number not in options.without]
@@ -200,7 +197,7 @@ class Simulation:
             self._next()
         self.heal()
         self._converge()
-        self._check_history()
+        self.workload.check_end()
 
     def begin(self) -> None:
         rng = self.rng("start")
@@ -270,26 +267,6 @@ class Simulation:
             )
         return f"{LIVENESS_BOUND} s after the last fault, {self._clients_at_work} clients wait; {'; '.join(nodes)}"
 
-    def _check_history(self) -> None:
-        machines = [node.machine for node in self.nodes_in_order if not node.is_wiped]
-        for machine in machines[1:]:
-            if machine.values != machines[0].values or machine.sessions != machines[0].sessions:
-                raise Violation("machines agree", "after the end, two state machines differ")
-        self._read_at_the_end(machines[0].values)
-        verdict = check(self.history, KeyValueMap(), MAX_CONFIGURATIONS)
-        if verdict.counterexample is not None:
-            violation = Violation("linearizability", verdict.counterexample.text())
-            violation.html = verdict.counterexample.html()
-            raise violation
-        if verdict.undecided:
-            self.count("histories undecided")
-
-    def _read_at_the_end(self, values: dict[str, Any]) -> None:
-        """What is there when all is over belongs to the history: a lost write shows."""
-        for key in sorted({operation.key for operation in self.history}):
-            operation = self.history.invoke("end", "get", key=key, at=self.moment())
-            self.history.complete(operation, values.get(key), at=self.moment())
-
     def report(self) -> Report:
         unknown = sum(operation.is_unknown for operation in self.history)
         return Report(
@@ -322,6 +299,8 @@ def simulate(options: Options, *, keep_trace: bool = False) -> Report:
         violation, invariant, page = error.text, error.invariant, error.html
     except Exception as error:  # noqa: BLE001  whatever the code under test raises is a finding, reported with its seed
         violation, invariant = _describe(error), f"no exception ({type(error).__name__})"
+    finally:
+        simulation.workload.close()
     report = simulation.report()
     report.violation, report.invariant, report.counterexample_html = violation, invariant, page
     return report
