@@ -3,7 +3,9 @@
 The second host has not applied what the first one has just committed.
 """
 
+import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 from django.db import models, transaction
@@ -126,3 +128,16 @@ def test_raftlogs_tables_are_made_all_or_none():
     connection.set_authorizer(None)
     marks.make_tables()
     assert marks.positions() == (0, 0, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks /proc which files are open")
+def test_a_closed_connection_has_closed_its_files(make_database):
+    """A statement that was not at its end kept them open, and with them the shared memory of a replaced database."""
+    database = make_database()
+    port = database.connection.apply_port()
+    with transaction.atomic("replicated"):
+        port.set_applied(database.entries)
+    path = database.connection.settings_dict["NAME"]
+    database.connection.close()
+    database.connection.close()
+    assert not [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if link.startswith(path)]

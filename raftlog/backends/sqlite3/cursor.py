@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import weakref
 from collections import deque
 from collections.abc import Iterable, Mapping
 from itertools import islice, tee
@@ -107,8 +108,16 @@ class Connection(sqlite3.Connection):
 
     control: Control
 
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        # Cursors of raftlog's own, which nobody closes.
+        self._own: weakref.WeakSet[sqlite3.Cursor] = weakref.WeakSet()
+        super().__init__(*arguments, **keywords)
+
     def cursor(self, factory: Any = GuardedCursor) -> Any:
-        return super().cursor(factory)
+        cursor = super().cursor(factory)
+        if factory is sqlite3.Cursor:
+            self._own.add(cursor)
+        return cursor
 
     # The sqlite3 module's own versions of these make their cursor in C, past the cursor() above.
     def execute(self, sql: str, parameters: Any = ()) -> Any:
@@ -134,4 +143,8 @@ class Connection(sqlite3.Connection):
     def close(self) -> None:
         if hasattr(self, "control"):
             self.control.close()
+        # SQLite keeps a closed connection's files open as long as there is a statement of it that is not at its end.
+        for cursor in list(self._own):
+            cursor.close()
+        self._own.clear()
         super().close()

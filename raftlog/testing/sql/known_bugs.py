@@ -19,10 +19,10 @@ def _certification_skipped() -> list[Patch]:
     def old_image(self: Any, shape: Any, key: list[Any], before: bytes) -> Any:
         return original(self, shape, key, b"")
 
-    original = transactions._Entry._old_image
+    original = transactions.TransactionEntry._old_image
     return [
         (transactions, "check_unchanged_since", lambda *arguments: None),
-        (transactions._Entry, "_old_image", old_image),
+        (transactions.TransactionEntry, "_old_image", old_image),
     ]
 
 
@@ -45,8 +45,8 @@ def _verdict_depends_on_batch() -> list[Patch]:
         if max(begin.last_data, begin.last_schema) > self.write_set.base:
             original_certify(self)
 
-    original_transact, original_certify = apply.DatabaseStateMachine._transact, transactions._Entry.certify
-    return [(apply.DatabaseStateMachine, "_transact", transact), (transactions._Entry, "certify", certify)]
+    original_transact, original_certify = apply.DatabaseStateMachine._transact, transactions.TransactionEntry.certify
+    return [(apply.DatabaseStateMachine, "_transact", transact), (transactions.TransactionEntry, "certify", certify)]
 
 
 @mutation("capture-kept-after-rollback", "a rollback to a savepoint leaves what was captured", workload="sql")

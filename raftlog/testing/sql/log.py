@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from raftlog.backends.exceptions import TransactionOutcomeUnknown
+from raftlog.backends.exceptions import DatabaseMissing, TransactionOutcomeUnknown
+from raftlog.backends.log import Applier
 from raftlog.backends.outcome import verdict_of
 from raftlog.consensus.entries import RESERVE, SCHEMA, TRANSACTION
 from raftlog.replication.certify import Verdict
 from raftlog.replication.key_blocks import KeyBlocks
-from raftlog.replication.transactions import TransactionApplier
 from raftlog.replication.write_set import WriteSet, reservation
 from raftlog.runtime.ports import Outcome
 from raftlog.testing.sql.worker import here
@@ -46,7 +46,7 @@ class HostLog:
     def __init__(self) -> None:
         self.key_blocks: KeyBlocks | None = KeyBlocks()
 
-    def commit(self, write_set: WriteSet, body: bytes, applier: TransactionApplier) -> Verdict:
+    def commit(self, write_set: WriteSet, body: bytes, applier: Applier) -> Verdict:
         return self._propose(WantsProposal(SCHEMA if write_set.is_schema else TRANSACTION, body))
 
     def reserve(self, table: str, count: int) -> Verdict:
@@ -60,6 +60,12 @@ class HostLog:
             yield granted
         finally:
             request.is_over = True
+
+    def make_database(self, path: str) -> None:
+        raise DatabaseMissing(f"the database file {path} does not exist, which a simulated host always has")
+
+    def connected(self, cluster_id: str) -> None:
+        """A simulated host is of one cluster for all its life."""
 
     def _propose(self, request: WantsProposal) -> Verdict:
         outcome: Outcome | None = here.worker.park(request)

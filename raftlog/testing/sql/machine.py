@@ -13,7 +13,7 @@ from django.db.utils import Error as DjangoDatabaseError
 
 from raftlog.consensus.entries import EntryBatch
 from raftlog.replication.apply import DatabaseStateMachine
-from raftlog.replication.apply import entries as entries_of
+from raftlog.replication.run import entries as entries_of
 from raftlog.runtime.ports import Outcome
 from raftlog.testing.sql import commands
 

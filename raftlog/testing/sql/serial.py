@@ -14,9 +14,9 @@ import msgspec
 from django.db import connections
 
 from raftlog.consensus.entries import CLIENT_KINDS, COMMAND, KEY, OPEN_SESSION, EntryBatch, Run
-from raftlog.replication.apply import Entry
 from raftlog.replication.certify import Verdict, VerdictKind, decode_verdict
 from raftlog.replication.context import CommandContext
+from raftlog.replication.run import Entry
 from raftlog.replication.shapes import is_replicated
 from raftlog.runtime.ports import APPLIED, Outcome
 from raftlog.testing.safety import Violation

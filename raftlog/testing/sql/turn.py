@@ -64,6 +64,8 @@ class Claim:
 
     def __init__(self, turn: HostTurn) -> None:
         self._turn = turn
+        # Of the connection that applies the log, which finds the turn free whenever it comes.
+        self.goes_first = False
 
     @property
     def held(self) -> bool:
@@ -83,6 +85,9 @@ class Claim:
 
     def holder_pid(self) -> int:
         return 0
+
+    def waits_for(self) -> str:
+        return ""
 
     def close(self) -> None:
         self.give_back()

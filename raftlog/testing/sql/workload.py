@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raftlog.consensus.entries import CLIENT_KINDS, KEY, EntryBatch
-from raftlog.replication.apply import Entry
+from raftlog.replication.run import Entry
 from raftlog.runtime.ports import Outcome
 from raftlog.testing.history import History
 from raftlog.testing.safety import Violation
