@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from raftlog.replication import transactions
+from raftlog.replication.transactions import TransactionEntry
 from raftlog.testing.torture import orm_verify
 from raftlog.testing.torture.orm_rows import ACCOUNTS, BALANCE, JOINT_BALANCE
 from raftlog.testing.torture.records import APPLIED, NOTHING, UNANSWERED, Call, Called, Ended
@@ -38,11 +38,11 @@ def make_database(path, *statements):
     return path
 
 
-def call(number, action, *steps, end=APPLIED, output=None, at=None):
+def call(number, action, *steps, end=APPLIED, output=None, at=None, took=0.5):
     """`steps` as "r account 1=c1-1:90" (read), "w …" (written), "s slot=c1-1,c1-2" (listed)."""
     at = float(number) if at is None else at
     called = Called(number, at, 0, action, "a", None, "" if action == "audit" else f"c1-{number}")
-    ended = None if end is None else Ended(number, at + 0.5, end, output, node="a")
+    ended = None if end is None else Ended(number, at + took, end, output, node="a")
     return Call("c1", called, ended, [parsed(step) for step in steps])
 
 
@@ -137,6 +137,7 @@ BROKEN = [
     ),
     ([call(1, "hit"), call(2, "hit", end=None)], [], "counter of hits is at 0; 1 were acknowledged, 1 are of unknown"),
     ([call(1, "hit")], ["UPDATE torture_hit SET count = 2"], "counter of hits is at 2"),
+    ([call(1, "audit", "r account 1=", took=61.0)], [], "audit  took 61.0 s"),
 ]
 
 
@@ -155,8 +156,8 @@ def test_a_broken_promise_is_told(tmp_path, calls, statements, problem):
 
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_changes_what_it_says(name, monkeypatch):
-    monkeypatch.setattr(transactions._Entry, "certify", transactions._Entry.certify)  # put back afterwards
-    monkeypatch.setattr(transactions._Entry, "_old_image", transactions._Entry._old_image)
-    before = transactions._Entry.certify
+    monkeypatch.setattr(TransactionEntry, "certify", TransactionEntry.certify)  # put back afterwards
+    monkeypatch.setattr(TransactionEntry, "_old_image", TransactionEntry._old_image)
+    before = TransactionEntry.certify
     MUTATIONS[name]()
-    assert transactions._Entry.certify is not before
+    assert TransactionEntry.certify is not before

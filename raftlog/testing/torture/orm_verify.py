@@ -21,6 +21,9 @@ from raftlog.testing.torture.records import Call
 from raftlog.testing.torture.verify import Ledger, ledger_of, open_database
 
 SHOWN = 10  # examples of one kind of mistake
+# Seconds in which every call must have ended: waits for both turns, the time limit of a proposal, a question how
+# it ended, and while all of these went on its host's node or a holder of its turn was stopped.
+LONGEST_CALL = 60.0
 
 
 @dataclass
@@ -44,7 +47,7 @@ def judge(calls: Sequence[Call], database: Path, at: float) -> Judgement:
     transactions.append(Transaction("the end", final.reads(transactions), began_at=at, ended_at=at))
     verdict = serializability.check(transactions)
     problems = [*ledger.problems(), *verdict.problems()]
-    for look in (_money, _jobs, _names, _hits):
+    for look in (_money, _jobs, _names, _hits, _too_long):
         problems += look(calls, final)
     ended = [call.ended.at - call.called.at for call in calls if call.ended is not None]
     conflicts = sum(1 for call in calls if call.ended is not None and call.ended.output == CONFLICT)
@@ -213,6 +216,14 @@ def _hits(calls: Sequence[Call], final: Final) -> list[str]:
     if least <= final.hits <= most:
         return []
     return [f"the counter of hits is at {final.hits}; {least} were acknowledged, {most - least} are of unknown outcome"]
+
+
+def _too_long(calls: Sequence[Call], final: Final) -> list[str]:
+    return [
+        f"{call.called.action} {call.called.reference} took {call.ended.at - call.called.at:.1f} s"
+        for call in calls
+        if call.ended is not None and call.ended.at - call.called.at > LONGEST_CALL
+    ]
 
 
 # Databases

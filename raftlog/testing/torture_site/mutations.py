@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import msgspec
 
-from raftlog.replication import transactions
+from raftlog.replication.transactions import TransactionEntry
 
 
 def skip_certification_of_reads() -> None:
     """Only what was written is certified: snapshot isolation, which says that it is serializable."""
-    certify = transactions.TransactionEntry.certify
+    certify = TransactionEntry.certify
 
     def writes_only(entry: Any) -> None:
         whole = entry.write_set
@@ -25,18 +25,18 @@ def skip_certification_of_reads() -> None:
         finally:
             entry.write_set = whole
 
-    transactions.TransactionEntry.certify = writes_only  # type: ignore[method-assign]
+    TransactionEntry.certify = writes_only  # type: ignore[method-assign]
 
 
 def skip_certification() -> None:
     """Whatever was proposed is applied, whoever was first. The hashes of rows, which would notice, are not compared."""
-    old_image = transactions.TransactionEntry._old_image
+    old_image = TransactionEntry._old_image
 
     def any_image(entry: Any, shape: Any, key: Any, before: bytes) -> Any:
         return old_image(entry, shape, key, b"")
 
-    transactions.TransactionEntry._old_image = any_image  # type: ignore[method-assign]
-    transactions.TransactionEntry.certify = lambda entry: None  # type: ignore[method-assign]
+    TransactionEntry._old_image = any_image  # type: ignore[method-assign]
+    TransactionEntry.certify = lambda entry: None  # type: ignore[method-assign]
 
 
 MUTATIONS: Final[dict[str, Callable[[], None]]] = {
