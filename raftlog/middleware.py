@@ -73,7 +73,7 @@ def has_suffered(request: HttpRequest, response: HttpResponse, effects: Effects)
 def keep_small_body(request: HttpRequest) -> None:
     """Read a body that is no form with files, and small, so that it can be read again."""
     limit: int | None = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-    length = request.META.get("CONTENT_LENGTH") or "0"
+    length = str(request.META.get("CONTENT_LENGTH") or 0)
     if request.content_type != "multipart/form-data" and length.isdigit() and 0 < int(length) <= (limit or 0):
         _ = request.body
 

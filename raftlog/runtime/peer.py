@@ -126,10 +126,11 @@ class PeerThread:
                     if isinstance(message, FetchEntries):
                         return messages, message
                     messages.append(message)
+                # A request for the turn goes before the entry that ends it.
+                messages += state.turns.take_messages(self.peer)
                 forward = state.proposals.take_forward(self.peer)
                 if forward is not None:
                     messages.append(forward)
-                messages += state.turns.take_messages(self.peer)
                 if messages:
                     return messages, None
                 now_doing("waiting for something to send")

@@ -25,6 +25,7 @@ REPEATED_WITHIN: Final = 3.0  # seconds after which one that waits is forgotten 
 HOLD_LIMIT: Final = 5.0  # seconds that an ordinary turn may hold back an entry; twice that, whole, if others wait
 FENCE_HOLD_LIMIT: Final = 8.0  # the same of a fence; below the time limit of a proposal, so that the answer is clear
 MAX_WAITING: Final = 4_096  # turns asked for
+SERVED: Final = 64  # keys that are remembered after their turn
 MAX_HELD: Final = 4_096  # payloads held back
 MAX_HELD_BYTES: Final = 64 << 20
 
@@ -68,6 +69,8 @@ class TurnQueue:
         self.held: deque[HeldBack] = deque()
         self._held_count = 0
         self._held_bytes = 0
+        # Whose entries have ended their turns: a request that was repeated meanwhile is not a new one.
+        self._served: deque[bytes] = deque(maxlen=SERVED)
 
     @property
     def is_idle(self) -> bool:
@@ -86,7 +89,7 @@ class TurnQueue:
         elif is_renewal:
             if is_fence:  # granted by an earlier leader: it goes first
                 self.waiting = {key: Waiting(node_id, is_fence, now), **self.waiting}
-        elif len(self.waiting) < MAX_WAITING:
+        elif len(self.waiting) < MAX_WAITING and key not in self._served:
             self.waiting[key] = Waiting(node_id, is_fence, now)
         return False
 
@@ -140,6 +143,7 @@ class TurnQueue:
         """These are in the log now: an ordinary turn ends with its holder's entry."""
         holder = self.holder
         if holder is not None and not holder.is_fence and any(payload[KEY] == holder.key for payload in payloads):
+            self._served.append(holder.key)
             self.holder = None
 
     def next_held(self) -> HeldBack | None:

@@ -110,9 +110,8 @@ class Turns:
     def granted(self, key: bytes, index: int) -> None:
         """The turn is a caller's of this node: answer it once all up to `index` is applied here."""
         asked = self._asked.get(key)
-        if asked is None:
-            self.release(key)  # it has given up
-        else:
+        # Else it was answered already, and this repeats the grant; or it has given up, and the release is on its way.
+        if asked is not None:
             asked.index = index
 
     def take_messages(self, peer: str) -> list[TurnRequest | TurnReleased]:

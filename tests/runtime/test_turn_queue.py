@@ -77,13 +77,21 @@ def test_what_is_held_back(queue, kind, session, sequence, by_turn, by_fence):
 
 
 def test_an_ordinary_turn_ends_with_its_holders_entry_and_a_fence_does_not(queue):
-    for is_fence in (False, True):
-        ask(queue, key(1), is_fence=is_fence)
+    for number, is_fence in ((1, False), (2, True)):
+        ask(queue, key(number), is_fence=is_fence)
         queue.grant(7, 0.0)
         queue.appended([payload(COMMAND), payload(TRANSACTION, MINE, 5)])
         assert queue.holder is not None
-        queue.appended([payload(TRANSACTION, MINE, 1)])
+        queue.appended([payload(TRANSACTION, MINE, number)])
         assert (queue.holder is not None) is is_fence
+
+
+def test_a_request_that_is_repeated_after_its_entry_is_not_a_new_one(held):
+    held.appended([payload(TRANSACTION, MINE, 1)])
+    ask(held, key(1))
+    assert held.is_idle
+    ask(held, key(2))
+    assert held.grant(8, 0.0).key == key(2)
 
 
 def test_it_ends_with_a_release_a_lost_connection_or_its_lease(queue):

@@ -73,8 +73,21 @@ def test_at_its_deadline_it_ends_and_the_leader_hears_of_it(raft, turns):
     assert turns.next_deadline == 0.3
     assert turns.take_ready(0.3) == [(print, False)]
     assert turns.take_messages("a") == [TurnReleased(2, "b", "a", KEY_OF_MINE)]
-    turns.granted(KEY_OF_MINE, 5)  # it came too late, and is given back
-    assert turns.take_messages("a") == [TurnReleased(2, "b", "a", KEY_OF_MINE)]
+    turns.granted(KEY_OF_MINE, 5)  # it crossed the release
+    assert turns.is_idle
+
+
+def test_a_grant_that_is_repeated_does_not_end_the_turn_that_is_in_use(raft, turns):
+    raft.follow("a", 2)
+    turns.take(KEY_OF_MINE, False, 9.0, print, 0.0)
+    turns.take_messages("a")
+    turns.take_ready(REPEAT)  # the repetition crosses the grant
+    turns.take_messages("a")
+    raft.last_applied = 5
+    for _ in range(2):
+        turns.granted(KEY_OF_MINE, 5)
+        turns.take_ready(REPEAT)
+    assert not turns.has_messages
 
 
 def test_without_a_leader_nobody_waits_for_a_turn_but_a_schema_change_does(raft, turns):
