@@ -27,14 +27,15 @@ class TransactionKeys:
         transaction = self._transaction
         if not transaction.has_key_counter(table):
             return None
-        epoch = transaction.key_epoch(table)
-        if transaction.turn.held and blocks.missing(table, count, epoch):
-            if not can_pause(transaction):
-                return None  # a schema entry: nobody else's rows come between
-            without_turn(transaction, lambda: self._refill(table, count))
-            epoch = transaction.key_epoch(table)
-        elif not transaction.turn.held:
+        if not transaction.turn.held:
             epoch = self._refill(table, count)
+        else:
+            epoch = transaction.key_epoch(table)
+            if blocks.missing(table, count, epoch):
+                if not can_pause(transaction):
+                    return None  # a schema entry: nobody else's rows come between
+                without_turn(transaction, lambda: self._refill(table, count))
+                epoch = transaction.key_epoch(table)
         keys = blocks.take(table, count, epoch)
         if keys is None:
             raise TransactionConflict(f"the reserved automatic keys of {table} are used up; nothing was changed")

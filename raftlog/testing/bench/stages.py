@@ -70,15 +70,15 @@ def trace_commits(stages: Stages) -> None:
     )
     gathers_since = 0.0
 
-    def traced_take() -> None:
+    def traced_take(**keywords: Any) -> None:
         started = clock.monotonic()
-        take()
+        take(**keywords)
         stages.turn += clock.monotonic() - started
 
-    def traced_commit() -> None:
+    def traced_commit(*arguments: Any) -> None:
         nonlocal gathers_since
         gathers_since = clock.monotonic()
-        commit_changes()
+        commit_changes(*arguments)
 
     def traced_rollback() -> None:
         nonlocal gathers_since

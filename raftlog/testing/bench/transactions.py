@@ -130,7 +130,7 @@ def measure(directory: Path, *, seconds: float, quick: bool, tell: Tell) -> Repo
         leader.manage("migrate", "--run-syncdb", "--verbosity=0")
         stock = stock_environment(leader, directory / "stock.sqlite3")
         for plan in QUICK if quick else FULL:
-            tell(f"{plan.name}, {plan.writers} writers on {plan.nodes} of the nodes: {seconds:g} s, twice")
+            tell(f"{plan.name}, writers: {plan.writers}, on hosts: {plan.nodes}: {seconds:g} s, twice")
             beside = run_stock(stock, plan, seconds)
             windows[plan] = run_raft(cluster, leader, plan, seconds)
             figures.append(compare(plan, side(beside, plan), side(windows[plan], plan)))
