@@ -3,6 +3,7 @@
 import random
 import threading
 
+import psycopg
 import pytest
 from django.db import DatabaseError, IntegrityError, OperationalError, transaction
 
@@ -10,6 +11,8 @@ from raftlog.backends.exceptions import TransactionConflict, TransactionOutcomeU
 from raftlog.backends.postgresql.applying import ApplyPort
 from raftlog.backends.retry import retry_on_conflict
 from raftlog.exceptions import ApplyStopped
+from raftlog.replication.divergence import differing_tables
+from raftlog.replication.tables import ensure_tables
 from tests.backends import postgresql
 from tests.backends.postgresql import SCHEMA, Cluster, Running, connect
 from tests.backends.test_cluster import Thing, things
@@ -324,6 +327,44 @@ def test_a_database_that_was_edited_refuses_what_does_not_fit_and_says_why(clust
     assert two.verdicts[-1].kind == 1
     unexplained = two.replica.applier.unexplained
     assert (unexplained.table, unexplained.key) == ("worded", ("a",))
+
+
+def test_rows_that_are_there_already_count(django_db_blocker):
+    with django_db_blocker.unblock():
+        database = postgresql.settings(0)
+        with connect(database) as raw:
+            raw.execute("CREATE TABLE old (id int PRIMARY KEY, t text); INSERT INTO old VALUES (1, 'x'), (2, NULL)")
+            raw.execute("CREATE TABLE keyless (t text); INSERT INTO keyless VALUES ('x'), ('x'), (NULL)")
+        replica = postgresql.Replica(database, makes_tables=False)
+        replica.applier.make_tables()
+        replica.assert_fingerprints()
+        with connect(database) as raw, pytest.raises(psycopg.Error, match="replicated by raftlog"):
+            raw.execute("DELETE FROM old")
+        replica.close()
+
+
+def test_a_reader_sees_one_snapshot_and_what_differs_from_the_sums(host):
+    with host.connection.applying():
+        ensure_tables(host.name)
+    host.run("INSERT INTO pair VALUES (1, 'a', 1), (1, 'b', 2), (2, 'a', 3)")
+    host.run("INSERT INTO plain VALUES ('x'), ('x'), ('y')")
+    reader = host.connection.table_reader()
+    try:
+        assert list(differing_tables(reader, lambda: None)) == []
+        with reader.snapshot() as snapshot:
+            assert snapshot.columns("pair") == ["x", "y", "v"]
+            rows = snapshot.rows("pair", ["1", "a"], ["2", "a"], 5)
+            assert [row.key for row in rows] == [["1", "b"], ["2", "a"]]
+            assert [row.key for row in snapshot.rows("pair", None, None, 1)] == [["1", "a"]]
+            assert snapshot.image("pair", ["1", "b"]) == ["1", "b", "2"]
+            assert snapshot.image("pair", ["7", "b"]) is None
+            assert len(snapshot.rows("plain", None, None, 1)) == 3
+            assert snapshot.last_written("pair", ["1", "b"]) == host.replica.applier.applied_index - 1
+        with connect(host.connection.settings_dict) as raw:
+            raw.execute("SET session_replication_role = replica; UPDATE pair SET v = 9 WHERE x = 2")
+        assert [table for table, _ in differing_tables(reader, lambda: None)] == ["pair"]
+    finally:
+        reader.close()
 
 
 def test_a_role_that_may_not_switch_triggers_off_cannot_apply(host):

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import errors
 
 from raftlog.backends.postgresql.marks import LastChanged
-from raftlog.backends.postgresql.setup import CANONICAL
+from raftlog.backends.postgresql.setup import CANONICAL, make_tables
 from raftlog.backends.postgresql.shapes import Schema, Table
 from raftlog.replication.certify import ForeignKeyCheck, Refused, TableMarks, Unexplained, Verdict, VerdictKind
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number
@@ -73,6 +73,17 @@ class TransactionApplier:
     def applied_index(self) -> int:
         row = self.cursor.execute("SELECT applied FROM raftlog_positions").fetchone()
         return int(row[0]) if row else 0
+
+    def make_tables(self) -> None:
+        """Make raftlog's own tables; the fingerprints begin with the rows that are there. Outside of a transaction."""
+        make_tables(self.cursor, self._scan)
+        self.schema.forget()
+
+    def _scan(self) -> dict[str, bytes]:
+        self.begun()
+        self.enter()
+        found = {name: self.scan_table(self.schema.table(name)) for name in self.schema.table_names()}
+        return {name: fingerprint for name, fingerprint in found.items() if fingerprint != EMPTY}
 
     # Called by who controls the transaction
 

@@ -16,7 +16,6 @@ from typing import Any, Final
 import psycopg
 
 from raftlog.backends.postgresql.control import Control
-from raftlog.backends.postgresql.setup import make_tables
 from raftlog.exceptions import ApplyStopped
 from raftlog.replication.certify import Unexplained, Verdict
 from raftlog.replication.write_set import WriteSet, decode_write_set
@@ -41,7 +40,7 @@ class ApplyPort:
         self._edits: tuple[int, bool] | None = None
         self._decoded: tuple[bytes, WriteSet | None] = (b"", None)
         with control.internal():
-            make_tables(control._cursor)
+            control.applier.make_tables()
             try:
                 control._cursor.execute("SET session_replication_role = origin")
             except psycopg.errors.InsufficientPrivilege as error:

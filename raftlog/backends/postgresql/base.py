@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
+import psycopg
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base as stock
@@ -30,6 +31,7 @@ from raftlog.backends.postgresql.control import Control
 from raftlog.backends.postgresql.creation import DatabaseCreation
 from raftlog.backends.postgresql.introspection import DatabaseIntrospection
 from raftlog.backends.postgresql.operations import DatabaseOperations
+from raftlog.backends.postgresql.reading import TableReader
 from raftlog.backends.postgresql.schema import DatabaseSchemaEditor
 from raftlog.conf import MIB, load_settings
 
@@ -125,6 +127,12 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         port = ApplyPort(self.connection.control)
         port.wins()
         return port
+
+    def table_reader(self) -> TableReader:
+        """For scans and comparisons: a connection that is used by one thread, and not by this one's."""
+        params = stock.DatabaseWrapper.get_connection_params(self)
+        params.pop("isolation", None)
+        return TableReader({**params, "cursor_factory": psycopg.Cursor})
 
     def automatic_keys(self, table: str, count: int) -> list[int] | None:
         """Keys for rows that are about to be inserted; None: PostgreSQL gives them."""

@@ -13,6 +13,7 @@ can set that too: the third trigger fires always, and counts what is neither raf
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import psycopg
@@ -135,18 +136,16 @@ TABLES: Final = (
 )
 
 
-def has_tables(cursor: psycopg.Cursor) -> bool:
-    row = cursor.execute("SELECT to_regclass('raftlog_positions') IS NOT NULL AND to_regprocedure('raftlog.install()')"
-                         " IS NOT NULL").fetchone()  # fmt: skip
-    return bool(row and row[0])
+def make_tables(cursor: psycopg.Cursor, fingerprints: Callable[[], Mapping[str, bytes]] = dict) -> None:
+    """Make, where they are missing, raftlog's tables, functions and triggers. Outside a transaction; idempotent.
 
-
-def make_tables(cursor: psycopg.Cursor) -> None:
-    """Make, where they are missing, raftlog's tables, functions and triggers. Outside a transaction; idempotent."""
+    `fingerprints` of tables that may have rows already, asked for where raftlog's tables are made.
+    """
     cursor.execute("BEGIN")
     try:
         cursor.execute("SET LOCAL client_min_messages = warning")
         cursor.execute(f"SELECT pg_advisory_xact_lock({ADVISORY_KEY})")
+        is_new = cursor.execute("SELECT to_regclass('raftlog_tables') IS NULL").fetchone() == (True,)
         cursor.execute("CREATE SCHEMA IF NOT EXISTS raftlog")
         # Its last value is the newest entry that is being applied, also for those who look from an older snapshot.
         cursor.execute("CREATE SEQUENCE IF NOT EXISTS raftlog.newest MINVALUE 0")
@@ -154,6 +153,8 @@ def make_tables(cursor: psycopg.Cursor) -> None:
         cursor.execute("CREATE SEQUENCE IF NOT EXISTS raftlog.edits")
         for statement in (_ADD, _CAPTURE, _CAPTURE_TRUNCATE, _WATCH, _INSTALL, *TABLES, "SELECT raftlog.install()"):
             cursor.execute(statement.encode())
+        for name, fingerprint in fingerprints().items() if is_new else ():
+            cursor.execute("INSERT INTO raftlog_tables (name, fingerprint) VALUES (%s, %s)", (name, fingerprint))
         cursor.execute("COMMIT")
     except BaseException:
         if not cursor.connection.closed:

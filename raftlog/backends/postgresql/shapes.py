@@ -147,7 +147,7 @@ class Table(TableShape):
     def select_by_key(self) -> str:
         """(number of the key from 1, text of its row); of a table without a key, a row where there is one."""
         if self.hidden_key:
-            return f"SELECT 1 FROM ONLY {self.sql_name} AS raftlog_row WHERE {self._image_text} = %s LIMIT 1"
+            return f"SELECT 1 FROM ONLY {self.sql_name} AS raftlog_row WHERE {self.image_text} = %s LIMIT 1"
         return (
             f"SELECT given.number, raftlog_row::text FROM {self._keys_given} "
             f"JOIN ONLY {self.sql_name} AS raftlog_row ON {self._key_matches('raftlog_row')}"
@@ -160,7 +160,7 @@ class Table(TableShape):
 
     def update_from_rows(self, changed: Sequence[int]) -> str:
         """Rows whose keys stay."""
-        key = " AND ".join(f"target.{name} = given.{name}" for name in self._names(self.key))
+        key = " AND ".join(f"target.{name} = given.{name}" for name in self.names(self.key))
         return f"{self._update(changed)} FROM {self._rows_given} WHERE {key}"
 
     def update_key(self, changed: Sequence[int]) -> str:
@@ -182,21 +182,21 @@ class Table(TableShape):
 
     def duplicates(self, positions: Sequence[int]) -> str:
         """A row where, among the rows with these keys and all others, two have the same values in these columns."""
-        columns = ", ".join(self._names(positions))
+        columns = ", ".join(self.names(positions))
         written = f"SELECT {columns} FROM {self.sql_name}"
         if not self.hidden_key:
-            listed = ", ".join(f"r.{name}" for name in self._names(positions))
+            listed = ", ".join(self.names(positions, "r."))
             written = f"SELECT {listed} FROM {self.sql_name} AS r JOIN {self._keys_given} ON {self._key_matches('r')}"
         return (
             f"SELECT 1 FROM {self.sql_name} AS a JOIN (SELECT DISTINCT * FROM ({written}) AS w) AS b USING ({columns}) "
             f"GROUP BY {columns} HAVING count(*) > 1 LIMIT 1"
         )
 
-    def _names(self, positions: Sequence[int]) -> list[str]:
-        return [quoted(self.columns[position]) for position in positions]
+    def names(self, positions: Sequence[int], prefix: str = "") -> list[str]:
+        return [prefix + quoted(self.columns[position]) for position in positions]
 
     def _update(self, changed: Sequence[int]) -> str:
-        assignments = ", ".join(f"{name} = given.{name}" for name in self._names(changed))
+        assignments = ", ".join(f"{name} = given.{name}" for name in self.names(changed))
         return f"UPDATE ONLY {self.sql_name} AS target SET {assignments}"
 
     @cached_property
@@ -206,19 +206,19 @@ class Table(TableShape):
         return f"unnest({arrays}) WITH ORDINALITY AS given ({names}, number)"
 
     def _key_matches(self, alias: str) -> str:
-        return " AND ".join(f"{alias}.{name} = given.k{number}" for number, name in enumerate(self._names(self.key)))
+        return " AND ".join(f"{alias}.{name} = given.k{number}" for number, name in enumerate(self.names(self.key)))
 
     @cached_property
     def _rows_given(self) -> str:
         return f"unnest(%s::text[]::{self.sql_name}[]) AS given"
 
     @cached_property
-    def _image_text(self) -> str:
-        return f"ROW({', '.join(f'raftlog_row.{name}' for name in self._names(range(len(self.columns))))})::text"
+    def image_text(self) -> str:
+        return f"ROW({', '.join(self.names(range(len(self.columns)), 'raftlog_row.'))})::text"
 
     @cached_property
     def _one(self) -> str:
-        return f"(SELECT ctid FROM ONLY {self.sql_name} AS raftlog_row WHERE {self._image_text} = %s LIMIT 1)"
+        return f"(SELECT ctid FROM ONLY {self.sql_name} AS raftlog_row WHERE {self.image_text} = %s LIMIT 1)"
 
 
 class Schema:

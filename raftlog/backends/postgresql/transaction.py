@@ -29,7 +29,7 @@ from raftlog.backends.postgresql.applier import TransactionApplier
 from raftlog.backends.postgresql.captured import ROWS, START, Capture
 from raftlog.backends.postgresql.keys import TransactionKeys
 from raftlog.backends.postgresql.observed import LOCKS, Lock, Observed
-from raftlog.backends.postgresql.setup import ADVISORY_KEY, make_tables
+from raftlog.backends.postgresql.setup import ADVISORY_KEY
 from raftlog.exceptions import NotProposed
 from raftlog.replication import effects
 from raftlog.replication.certify import VerdictKind
@@ -133,7 +133,7 @@ class Transaction:
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             self.execute_internally("ROLLBACK")
             with self.internal():
-                make_tables(self._cursor)
+                self.applier.make_tables()
             return self.execute_internally(_BEGIN)
 
     def _see_key_epoch(self, newest: int) -> None:
