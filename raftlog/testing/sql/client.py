@@ -202,7 +202,7 @@ class SqlClient:
         elif isinstance(request, Pause):
             self.simulation.after(request.seconds, self._waiting(self._resume, None))
         elif isinstance(request, WantsTurn):
-            request.turn.wait(self._waiting(self._resume, None))
+            request.turn.wait(self._waiting(self._resume, None), ahead=request.ahead)
         else:
             self._propose(request)
 

@@ -28,9 +28,12 @@ class HostTurn:
         self._appliers.append(action)
         return False
 
-    def wait(self, action: Callable[[], object]) -> None:
-        """Call `action` when the turn is free, in the order of asking."""
-        self._waiting.append(action)
+    def wait(self, action: Callable[[], object], *, ahead: bool) -> None:
+        """Call `action` when the turn is free, in the order of asking, or `ahead` of all that wait."""
+        if ahead:
+            self._waiting.appendleft(action)
+        else:
+            self._waiting.append(action)
         self.freed()
 
     def freed(self) -> None:
@@ -71,12 +74,12 @@ class Claim:
     def held(self) -> bool:
         return self._turn.owner is self
 
-    def take(self) -> None:
+    def take(self, *, ahead: bool = False) -> None:
         while not self.held:
             if self._turn.owner is None:
                 self._turn.owner = self
             else:
-                here.worker.park(WantsTurn(self._turn))
+                here.worker.park(WantsTurn(self._turn, ahead))
 
     def give_back(self) -> None:
         if self.held:
@@ -94,7 +97,8 @@ class Claim:
 
 
 class WantsTurn:
-    """A request: resume me when this turn may be free."""
+    """A request: resume me when this turn may be free. `ahead`: before all others that wait."""
 
-    def __init__(self, turn: HostTurn) -> None:
+    def __init__(self, turn: HostTurn, ahead: bool) -> None:
         self.turn = turn
+        self.ahead = ahead
