@@ -69,7 +69,7 @@ class TurnQueue:
         self.held: deque[HeldBack] = deque()
         self._held_count = 0
         self._held_bytes = 0
-        # Whose entries have ended their turns: a request that was repeated meanwhile is not a new one.
+        # Whose turns have ended: a request that was repeated meanwhile, or a renewal, is not a new one.
         self._served: deque[bytes] = deque(maxlen=SERVED)
 
     @property
@@ -86,16 +86,19 @@ class TurnQueue:
             return not is_renewal
         if key in self.waiting:
             self.waiting[key] = self.waiting[key]._replace(asked_at=now)
+        elif key in self._served:
+            return False
         elif is_renewal:
             if is_fence:  # granted by an earlier leader: it goes first
                 self.waiting = {key: Waiting(node_id, is_fence, now), **self.waiting}
-        elif len(self.waiting) < MAX_WAITING and key not in self._served:
+        elif len(self.waiting) < MAX_WAITING:
             self.waiting[key] = Waiting(node_id, is_fence, now)
         return False
 
     def release(self, key: bytes) -> None:
         self.waiting.pop(key, None)
         if self.holder is not None and self.holder.key == key:
+            self._served.append(key)
             self.holder = None
 
     def node_lost(self, node_id: str) -> None:

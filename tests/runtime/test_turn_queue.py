@@ -66,14 +66,16 @@ def test_the_turn_goes_to_those_who_ask_in_the_order_in_which_they_first_asked(q
         (COMMAND, MINE, 2, False, False),
     ],
 )
-def test_what_is_held_back(queue, kind, session, sequence, by_turn, by_fence):
+def test_what_is_held_back(kind, session, sequence, by_turn, by_fence):
     entry = payload(kind, session, sequence)
-    assert not queue.holds_back(entry)
     for is_fence, expected in ((False, by_turn), (True, by_fence)):
+        queue = TurnQueue()
+        assert not queue.holds_back(entry)
         ask(queue, key(1), is_fence=is_fence)
         queue.grant(7, 0.0)
         assert queue.holds_back(entry) is expected
         queue.release(key(1))
+        assert not queue.holds_back(entry)
 
 
 def test_an_ordinary_turn_ends_with_its_holders_entry_and_a_fence_does_not(queue):
@@ -94,22 +96,30 @@ def test_a_request_that_is_repeated_after_its_entry_is_not_a_new_one(held):
     assert held.grant(8, 0.0).key == key(2)
 
 
-def test_it_ends_with_a_release_a_lost_connection_or_its_lease(queue):
-    for end in (
-        lambda: queue.release(key(1)),
-        lambda: queue.node_lost("a"),
-        lambda: queue.expire(LEASE),
-        queue.forget,
-    ):
-        ask(queue, key(1))
-        queue.grant(7, 0.0)
-        assert queue.deadline == LEASE
-        queue.expire(LEASE - 0.01)
-        queue.node_lost("b")
-        queue.release(key(2))
-        assert queue.holder is not None
-        end()
-        assert queue.is_idle
+def test_a_renewal_that_comes_after_the_release_is_too_late(fenced):
+    fenced.release(key(1))
+    ask(fenced, key(1), is_fence=True, is_renewal=True)
+    assert fenced.is_idle
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda queue: queue.release(key(1)),
+        lambda queue: queue.node_lost("a"),
+        lambda queue: queue.expire(LEASE),
+        lambda queue: queue.forget(),
+    ],
+    ids=["released", "connection lost", "lease over", "leader changed"],
+)
+def test_it_ends(held, end):
+    assert held.deadline == LEASE
+    held.expire(LEASE - 0.01)
+    held.node_lost("b")
+    held.release(key(2))
+    assert held.holder is not None
+    end(held)
+    assert held.is_idle
 
 
 def test_a_renewal_prolongs_the_lease_and_a_repetition_is_answered_again(held):
