@@ -12,7 +12,7 @@ pytestmark = pytest.mark.processes
 
 def test_nobody_sees_database_is_locked():
     """The figures are the benchmark's; here only the errors count."""
-    command = [sys.executable, "-m", "benchmarks.locked", "--seconds", "4", "--nodes", "1", "--json"]
+    command = [sys.executable, "-m", "benchmarks.locked", "--seconds", "3", "--nodes", "1", "--json"]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, timeout=300, check=False
     )

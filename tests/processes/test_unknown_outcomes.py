@@ -55,6 +55,15 @@ def cluster(tmp_path_factory):
         yield made
 
 
+@pytest.fixture(scope="module")
+def askers(cluster):
+    """Beside each node an application that knows nothing of what the others did."""
+    apps = [App(node) for node in cluster]
+    yield apps
+    for app in apps:
+        app.close()
+
+
 @pytest.fixture
 def leader(cluster):
     """The node that leads, with the others running and level."""
@@ -81,38 +90,37 @@ def others(cluster, node):
     return [other for other in cluster if other is not node]
 
 
-def assert_settled(cluster, answer, name):
+def assert_settled(askers, answer, name):
     """It was unknown; now every node can say that it was committed, and holds it once."""
     assert answer["is_unknown"], answer
     assert not answer["is_nothing"]
     assert answer["took"] < BOUND
     assert answer["proposal_id"]
-    for node in cluster:
-        with app_of(node) as app:
-            assert app.ask("outcome", [answer["proposal_id"], BOUND])["value"] is None
-            assert app.ask("exists", name)["value"] == 1
+    for app in askers:
+        assert app.ask("outcome", [answer["proposal_id"], BOUND])["value"] is None
+        assert app.ask("exists", name)["value"] == 1
 
 
-def test_without_a_majority_the_outcome_is_unknown_and_told_later(cluster, leader):
+def test_without_a_majority_the_outcome_is_unknown_and_told_later(cluster, leader, askers):
     with app_of(leader) as app:
         for node in others(cluster, leader):
             node.pause()
         answer = app.ask("create", "no majority")
         for node in others(cluster, leader):
             node.resume()
-    assert_settled(cluster, answer, "no majority")
+    assert_settled(askers, answer, "no majority")
 
 
-def test_a_node_that_does_not_answer_leaves_it_unknown(cluster, leader):
+def test_a_node_that_does_not_answer_leaves_it_unknown(cluster, leader, askers):
     node = others(cluster, leader)[0]
     with app_of(node) as app:
         node.pause()
         answer = app.ask("create", "cut off")
         node.resume()
-    assert_settled(cluster, answer, "cut off")
+    assert_settled(askers, answer, "cut off")
 
 
-def test_a_node_killed_during_the_commit_leaves_it_unknown(cluster, leader):
+def test_a_node_killed_during_the_commit_leaves_it_unknown(cluster, leader, askers):
     with app_of(leader) as app:
         for node in others(cluster, leader):
             node.pause()
@@ -131,14 +139,13 @@ def test_a_node_killed_during_the_commit_leaves_it_unknown(cluster, leader):
     cluster.wait_all_applied(timeout=60)
     # What it had sent to the others before it died may have been committed, or not; alike on all.
     found, told = set(), set()
-    for node in cluster:
-        with app_of(node) as app:
-            found.add(app.ask("exists", "killed")["value"])
-            told.add(app.ask("outcome", [answer["proposal_id"], 0]).get("is_unknown", False))
+    for app in askers:
+        found.add(app.ask("exists", "killed")["value"])
+        told.add(app.ask("outcome", [answer["proposal_id"], 0]).get("is_unknown", False))
     assert (found, told) in (({1}, {False}), ({0}, {True}))
 
 
-def test_where_nothing_can_be_done_it_says_that_nothing_was(cluster, leader):
+def test_where_nothing_can_be_done_it_says_that_nothing_was(cluster, leader, askers):
     node = others(cluster, leader)[0]
     with app_of(node) as app:
         cluster.kill([other.node_id for other in others(cluster, node)])
@@ -155,5 +162,4 @@ def test_where_nothing_can_be_done_it_says_that_nothing_was(cluster, leader):
         other.start()
     cluster.wait_for_leader(timeout=60)
     cluster.wait_all_applied(timeout=60)
-    with app_of(node) as app:
-        assert app.ask("exists", "nothing")["value"] == 0
+    assert [app.ask("exists", "nothing")["value"] for app in askers] == [0, 0, 0]
