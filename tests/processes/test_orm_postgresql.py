@@ -63,3 +63,16 @@ def test_an_unmodified_project_survives_the_loss_of_its_leader(tmp_path, server)
             replica.close()
         assert found[0] == found[1] == found[2]
         assert "total 2000 40" in run(cluster[leader], 3)
+        statuses = cluster.statuses().values()
+        assert [(status["divergence"], status["warnings"]) for status in statuses] == [(None, [])] * 3
+        # A superuser who switches the triggers off is found all the same.
+        victim = cluster.wait_for_leader(timeout=60)
+        with connect({**server[0], "NAME": f"{server[1]}_{victim}"}) as raw:
+            raw.execute("SET session_replication_role = replica")
+            raw.execute("UPDATE bank_account SET balance = balance + 1 WHERE name = 'x'")
+        cluster.wait_for(lambda said: bool(said[victim] and said[victim]["divergence"]), 60, "it says that it differs")
+        found = cluster[victim].status(timeout=10)["divergence"]
+        assert (found["cause"], found["tables"]) == ("not by an entry", ["bank_account"])
+        (row,) = found["rows"]
+        assert int(row["here"]["balance"]) == int(row["there"]["balance"]) + 1
+        cluster.wait_for_leader(timeout=60, other_than=[victim])
