@@ -2,8 +2,8 @@
 
 import pytest
 
+from raftlog.backends.postgresql.applier import TransactionApplier
 from raftlog.backends.postgresql.reading import TableReader
-from raftlog.backends.postgresql.setup import make_tables
 from raftlog.replication import divergence
 from raftlog.replication.divergence import ANSWERS, differing_tables, row_differences
 from tests.backends.postgresql import SCHEMA, connect, settings
@@ -26,7 +26,7 @@ class Database:
         made = settings(number)
         self.raw = connect(made)
         self.raw.execute(SCHEMA + ROWS + APPLIED)
-        make_tables(self.raw.cursor())
+        TransactionApplier(self.raw.cursor(), "public").make_tables()
         self.raw.execute("SET session_replication_role = replica")  # by hand, as a superuser
         where = {"host": made["HOST"], "port": made["PORT"], "user": made["USER"], "dbname": made["NAME"]}
         self.reader = TableReader(where)
