@@ -24,6 +24,7 @@ logger = logging.getLogger("raftlog.apply")
 
 # Seconds for which apply waits for the locks of a local transaction before that is cancelled.
 PATIENCE: Final = 0.1
+RECONNECT_AFTER: Final = 1.0  # seconds
 # First a running statement is cancelled; what still blocks the next time, or waits for its client, is ended.
 _UNBLOCK: Final = """
 SELECT a.pid, coalesce(a.application_name, ''), a.state, left(a.query, 200),
@@ -153,6 +154,15 @@ class Unblocker(threading.Thread):
             self._condition.notify()
 
     def run(self) -> None:
+        while not self._is_stopping:
+            try:
+                self._watch()
+            except psycopg.OperationalError as error:
+                logger.warning("cannot see what holds up the log, trying again: %s", str(error).strip())
+                with self._condition:
+                    self._condition.wait_for(lambda: self._is_stopping, RECONNECT_AFTER)
+
+    def _watch(self) -> None:
         with psycopg.Connection.connect(**self._parameters, autocommit=True) as connection:
             blocked: list[int] = []
             while self._wait():

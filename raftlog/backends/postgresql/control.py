@@ -10,6 +10,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import sql as psycopg_sql
 
+from raftlog.backends import heat
 from raftlog.backends.exceptions import NotReplicable, TransactionConflict
 from raftlog.backends.postgresql.setup import CANONICAL, NOT_CAPTURING
 from raftlog.backends.postgresql.statements import Kind, StatementInfo, describe, replayable
@@ -85,7 +86,7 @@ class Control(Transaction):
 
     def _write(self, sql: str, parameters: Any, info: StatementInfo, execute: Execute) -> None:
         if self._is_outside():
-            self._alone(partial(self._inside, sql, parameters, info, execute))
+            self._alone(partial(self._inside, sql, parameters, info, execute), sql)
         else:
             self._inside(sql, parameters, info, execute)
 
@@ -134,14 +135,16 @@ class Control(Transaction):
         self.die(death)
         raise death
 
-    def _alone(self, run: Callable[[], None]) -> None:
+    def _alone(self, run: Callable[[], None], sql: str) -> None:
         """A statement outside a transaction: in one of its own, run again while it conflicts."""
+        is_hot = heat.is_hot(sql)
         for attempt in range(1, MAX_ATTEMPTS + 1):
-            self._attempt = attempt
+            self._attempt = attempt + is_hot
             try:
                 run()
                 self.commit()
             except TransactionConflict:
+                heat.conflicted(sql)
                 if attempt == MAX_ATTEMPTS or self.connection.closed:
                     raise
                 pause(attempt)
@@ -205,11 +208,11 @@ class Control(Transaction):
                 self.cluster.take(is_fence=True)
             run()
         elif self.cluster.is_settled or self.applies:
-            self._alone(run)
+            self._alone(run, sql)
         else:
             self.cluster.fence()
             try:
-                self._alone(run)
+                self._alone(run, sql)
             finally:
                 self.cluster.unfence()
 
