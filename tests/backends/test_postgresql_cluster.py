@@ -2,6 +2,7 @@
 
 import random
 import threading
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -162,6 +163,36 @@ def test_get_or_create_on_two_hosts(cluster):
     assert not created
     update = retry_on_conflict(lambda: things(three).update_or_create(name="x", defaults={"rank": 3}))
     assert update()[0].pk == thing.pk
+    cluster.assert_equal()
+
+
+@pytest.mark.parametrize("read", ["plain", "worded"])
+def test_who_gets_the_turn_goes_on_from_where_the_log_is(cluster, monkeypatch, read):
+    """Nobody runs it again, so the turn is asked for at the first write; meanwhile entries of others were applied."""
+    one, two, _ = cluster.hosts
+    one.run("INSERT INTO worded VALUES ('a', 1)")
+    two.catch_up()
+
+    @contextmanager
+    def turn(timeout, *, is_fence=False):
+        one.run("UPDATE worded SET n = n + 1")
+        two.catch_up()
+        yield True
+
+    monkeypatch.setattr(two, "cluster_turn", turn)
+    outcome = "applied"
+    try:
+        with transaction.atomic(two.name):
+            two.run(f"SELECT * FROM {read}")
+            with transaction.atomic(two.name):
+                two.run("UPDATE worded SET n = n + 10")
+    except TransactionConflict as conflict:
+        outcome = str(conflict)
+    if read == "plain":
+        assert outcome == "applied"
+        assert two.run("SELECT n FROM worded") == [(12,)]
+    else:
+        assert "and now it wants to write" in outcome
     cluster.assert_equal()
 
 

@@ -51,11 +51,19 @@ class ServerBindingCursor(GuardedCursor, stock.ServerBindingCursor):
     """OPTIONS["server_side_binding"]."""
 
 
-class ServerSideCursor(GuardedCursor, stock.ServerSideCursor):
+class NamedCursor(GuardedCursor):
+    """Mixed into named cursors: PostgreSQL keeps their rows, for as long as the transaction is open."""
+
+    def execute(self, query: Any, params: Any = None, **keywords: Any) -> Any:
+        self.connection.control.named_cursors += 1
+        return super().execute(query, params, **keywords)
+
+
+class ServerSideCursor(NamedCursor, stock.ServerSideCursor):
     """A named cursor, as for iterator()."""
 
 
-class NamedServerBindingCursor(GuardedCursor, psycopg.ServerCursor):
+class NamedServerBindingCursor(NamedCursor, psycopg.ServerCursor):
     """A named cursor under OPTIONS["server_side_binding"]."""
 
 

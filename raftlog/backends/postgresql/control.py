@@ -13,7 +13,7 @@ from psycopg import sql as psycopg_sql
 from raftlog.backends import heat
 from raftlog.backends.exceptions import NotReplicable, TransactionConflict
 from raftlog.backends.postgresql.setup import CANONICAL, NOT_CAPTURING
-from raftlog.backends.postgresql.statements import Kind, StatementInfo, describe, replayable
+from raftlog.backends.postgresql.statements import Kind, StatementInfo, describe, replayable, savepoint_name
 from raftlog.backends.postgresql.transaction import State, Transaction
 from raftlog.backends.retry import pause
 from raftlog.replication.write_set import SequenceSet, Statement
@@ -94,7 +94,7 @@ class Control(Transaction):
         self.raise_if_dead()
         if not self.applies:
             if info.kind is Kind.WRITE and not self.capture.has_changes:
-                self.cluster.before_write(attempt=self._attempt, is_exposed=info.has_targets or bool(self.observed))
+                self._before_first_write(info)
             self.ensure_open()
             self.observed.add(info, sql, parameters)
         self.ensure_open()
@@ -103,6 +103,12 @@ class Control(Transaction):
             self.execute_internally(f"SELECT {self.capture.note(None)}")
         for name in info.sets:
             self._note_sequence(name)
+
+    def _before_first_write(self, info: StatementInfo) -> None:
+        was_settled = self.cluster.is_settled
+        self.cluster.before_write(attempt=self._attempt, is_exposed=info.has_targets or bool(self.observed))
+        if not was_settled and self.cluster.is_held and self.state is State.OPEN:
+            self.renew_snapshot()
 
     def _try(self, info: StatementInfo, call: Callable[[], Any]) -> None:
         try:
@@ -273,11 +279,23 @@ class Control(Transaction):
         if not self._is_outside():  # else PostgreSQL says that there is no transaction
             self.ensure_open()
         self._try(info, partial(execute, sql, parameters))
+        if info.word == "SAVEPOINT":
+            self.savepoints.append(savepoint_name(sql))
+        else:
+            self._forget_savepoints(sql, keeps_it=False)
+
+    def _forget_savepoints(self, sql: str, *, keeps_it: bool) -> None:
+        name = savepoint_name(sql)
+        while name in self.savepoints and self.savepoints.pop() != name:
+            pass
+        if keeps_it:
+            self.savepoints.append(name)
 
     def _rollback_to(self, sql: str, parameters: Any, info: StatementInfo, execute: Execute) -> None:
         if self.state is State.DEAD:
             return
         self._try(info, partial(execute, sql, parameters))
+        self._forget_savepoints(sql, keeps_it=True)
         self.applier.rolled_back_to_savepoint()
         self.after_rollback_to_savepoint()
 

@@ -51,6 +51,7 @@ class Observed:
         self._words: set[str] = set()
         self._target_words: set[str] = set()
         self._lost_words: set[str] = set()
+        self._kept = Reads()
 
     def __bool__(self) -> bool:
         return bool(self._lookups or self._words)
@@ -67,6 +68,10 @@ class Observed:
         if info.has_targets:
             self._target_words |= info.words
 
+    def keep(self, reads: Reads) -> None:
+        """The locks of what was read so far are gone."""
+        self._kept = reads
+
     def rolled_back_to_savepoint(self) -> None:
         self._lost_words |= self._words
 
@@ -75,7 +80,7 @@ class Observed:
         self._lost_words |= info.words
 
     def settle(self, locks: Iterable[Lock], *, targets_only: bool) -> Reads:
-        reads = Reads()
+        reads = Reads() if targets_only else Reads(set(self._kept.tables), dict(self._kept.rows))
         keyed = self._settle_lookups(reads, targets_only)
         locks = list(locks)
         names = {lock: self._schema.name(lock.schema, lock.table) for lock in locks if lock.kind == "r"}

@@ -54,6 +54,11 @@ _SCHEMA_WORD: Final = re.compile(r"\b(CREATE|ALTER|DROP)\b", re.IGNORECASE)
 _CONCURRENTLY: Final = re.compile(r"^(\s*(?:CREATE(?:\s+UNIQUE)?|DROP)\s+INDEX)\s+CONCURRENTLY\b", re.IGNORECASE)
 _SETS_OURS: Final = re.compile(r"\bset_config\s*\(\s*'(?:raftlog\.|session_replication_role)", re.IGNORECASE)
 _SETVAL: Final = re.compile(r"\bsetval\s*\(\s*(?:pg_get_serial_sequence\s*\(\s*'([^']+)'|'([^']+)')", re.IGNORECASE)
+_SAVEPOINT_NAME: Final = re.compile(
+    r"\s*(?:ROLLBACK(?:\s+(?:TRANSACTION|WORK))?\s+TO(?:\s+SAVEPOINT)?|RELEASE(?:\s+SAVEPOINT)?|SAVEPOINT)\s+"
+    r'("(?:[^"]|"")+"|\w+)\s*;?\s*$',
+    re.IGNORECASE,
+)
 _RESTART: Final = re.compile(r"^\s*TRUNCATE\b.*\bRESTART\s+IDENTITY\b", re.IGNORECASE | re.DOTALL)
 _WORDS: Final = re.compile(r'"((?:[^"]|"")+)"|([A-Za-z_]\w*)')
 
@@ -182,6 +187,14 @@ def key_parameters(sql: str, parameters: Sequence[Any]) -> Sequence[Any]:
     """The values by which a statement with `by_column` finds its rows: its last parameters."""
     count = sql[sql.rindex("WHERE") :].count("%s")
     return parameters[len(parameters) - count :]
+
+
+def savepoint_name(sql: str) -> str:
+    """As it stands there, quoted or not."""
+    match = _SAVEPOINT_NAME.match(sql)
+    if match is None:
+        raise ValueError(f"cannot tell the savepoint of {sql!r}")
+    return match[1]
 
 
 def replayable(sql: str) -> str:

@@ -32,7 +32,7 @@ from raftlog.backends.postgresql.observed import LOCKS, Lock, Observed
 from raftlog.backends.postgresql.setup import ADVISORY_KEY
 from raftlog.exceptions import NotProposed
 from raftlog.replication import effects
-from raftlog.replication.certify import VerdictKind
+from raftlog.replication.certify import Refused, VerdictKind, check_unchanged_since
 from raftlog.replication.write_set import FORMAT, SNAPSHOT, StepBuilder, WriteSet, encode_write_set
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ class Transaction:
         self._key_epoch = -1  # newest, of all tables, as last seen
         self._epochs: dict[str, int] = {}
         self._has_collided = False
+        self.savepoints: list[str] = []  # names as in SQL, outermost first
+        self.named_cursors = 0  # opened in this transaction: they end with it
         # Statements about this session, which the rollback before the proposal would undo.
         self._afterwards: list[tuple[str, Any]] = []
         self._death: Exception | None = None
@@ -289,6 +291,8 @@ class Transaction:
         self.state = State.IDLE
         self._death = None
         self._has_collided = False
+        self.savepoints = []
+        self.named_cursors = 0
         self._afterwards = []
         if self.capture.has_statements:
             self.schema.forget()
@@ -304,6 +308,32 @@ class Transaction:
     def close(self) -> None:
         if self.unblocker is not None:
             self.unblocker.stop()
+
+    def renew_snapshot(self) -> None:
+        """Nothing was written yet, and the cluster's turn is held: go on from the state that it found (rule 9).
+
+        Raises TransactionConflict where what was read has changed since.
+        """
+        ((newest,),) = self.execute_internally("SELECT last_value FROM raftlog.newest")
+        if newest <= self.base or self.named_cursors:
+            return
+        base = self.base
+        with self.internal():
+            locks = [Lock(*row) for row in self._cursor.execute(LOCKS.encode()).fetchall()]
+            reads = self.observed.settle(locks, targets_only=False)
+        self.execute_internally("ROLLBACK")
+        self.begin()
+        for name in self.savepoints:
+            self.execute_internally(f"SAVEPOINT {name}")
+        rows = [(table, (key,)) for table, key in reads.rows]
+        try:
+            with self.internal():
+                self.applier.marks.begin()
+                check_unchanged_since(self.applier.marks, base, sorted(reads.tables), rows, ())  # type: ignore[arg-type]
+        except Refused as refused:
+            self.die(TransactionConflict(f"{refused}, and now it wants to write; nothing was changed"))
+            self.raise_if_dead()
+        self.observed.keep(reads)
 
     # What it meets
 
