@@ -68,6 +68,8 @@ def compare_all(
     suites: Sequence[Suite], options: argparse.Namespace, folder: Path, expected: Mapping[str, str]
 ) -> dict[str, Any]:
     """`expected`: name of a test -> why it may differ."""
+    if options.log == "inline" and options.engine != "sqlite3":
+        raise SystemExit("--log inline has replicas to compare with on sqlite3 only; use the nodes")
     report: dict[str, Any] = {"engine": options.engine, "log": options.log, "django": django.get_version()}
     report |= {"ran": 0, "passed": 0, "differences": [], "expected_differences": [], "entries": 0, "rows": 0}
     report |= {"comparisons": 0, "equal": True, "unequal": [], "seconds": {}}
