@@ -78,13 +78,17 @@ def compare_all(
         for number, done in enumerate(as_completed(runs), 1):
             suite = runs[done]
             stock, ours = done.result()
+            known = len(report["differences"])
             compare(suite.name, stock, ours, report, expected)
             report["seconds"][suite.name] = [stock["seconds"], ours["seconds"]]
             if not options.json:
                 counts = f"{len(ours['outcomes'])} tests, {ours['entries']} entries, {ours['rows']} rows"
                 times = f"{stock['seconds']} s stock, {ours['seconds']} s ours"
-                found = f"{len(report['differences'])} differences so far, equal: {report['equal']}"
-                print(f"[{number}/{len(suites)}] {suite.name}: {counts}; {times}; {found}", flush=True)
+                print(f"[{number}/{len(suites)}] {suite.name}: {counts}; {times}", flush=True)
+                for difference in report["differences"][known:]:
+                    print(f"  {difference['test']}: {difference['stock']}; ours {difference['ours']}", flush=True)
+                for words in ours["unequal"]:
+                    print(f"  {words}", flush=True)
     return report
 
 
