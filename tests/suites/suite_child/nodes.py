@@ -17,7 +17,6 @@ from raftlog.conf import load_settings
 from raftlog.host import local_proposer
 from raftlog.node import Node
 from raftlog.replication import propose
-from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.runtime import clock
 from raftlog.runtime.ports import Proposer
 from raftlog.testing.processes import ProcessCluster
@@ -120,22 +119,22 @@ class NodeCopies(Copies):
     """Three `Node`s in this process, with real folders, on a network in memory."""
 
     def start(self) -> Proposer:
-        # In a thread of its own: the connections of this one are in the middle of a commit.
-        starting = threading.Thread(target=self._start)
-        starting.start()
-        starting.join()
-        return self._nodes["a"].service
-
-    def _start(self) -> None:
         self._network = MemoryNetwork()
         self._nodes: dict[str, Node] = {}
+        use_databases_by_thread(self.alias)
         for name in NODES:
-            settings = load_settings({**RAFTLOG, "NODE_ID": name, "DATA_DIR": str(node_folder(name))})
-            machine = OwnDatabase(self.alias, node_database(name))
-            node = Node(settings, state_machine=machine, channel_factory=self._network.channel_factory(name))
-            node.start()
-            self._network.register(name, node.service)
-            self._nodes[name] = node
+            # In a thread of its own: the connections of this one may be in the middle of a commit.
+            starting = threading.Thread(target=self._start, args=(name,), name=f"raftlog-{name}-start")
+            starting.start()
+            starting.join()
+        return self._nodes["a"].service
+
+    def _start(self, name: str) -> None:
+        settings = load_settings({**RAFTLOG, "NODE_ID": name, "DATA_DIR": str(node_folder(name))})
+        node = Node(settings, channel_factory=self._network.channel_factory(name))
+        node.start()
+        self._network.register(name, node.service)
+        self._nodes[name] = node
 
     def stop(self) -> None:
         for node in self._nodes.values():
@@ -146,21 +145,18 @@ class NodeCopies(Copies):
         return [node.failure for node in self._nodes.values() if node.failed.is_set()]
 
 
-class OwnDatabase(DatabaseStateMachine):
-    """In its threads the alias is a database of its own: each node of a cluster has the same settings elsewhere."""
+def use_databases_by_thread(alias: str) -> None:
+    """In the threads of nodes b and c the alias is their own database, as the same settings elsewhere would have it."""
+    create = connections.create_connection
 
-    def __init__(self, alias: str, name: str) -> None:
-        self._settings = {**connections.settings[alias], "NAME": name}
-        self._take_alias(alias)
-        super().__init__(alias)
+    def create_connection(asked: str) -> Any:
+        node = threading.current_thread().name.removeprefix("raftlog-")[:2]
+        if asked != alias or node not in [f"{name}-" for name in NODES[1:]]:
+            return create(asked)
+        settings = {**connections.settings[alias], "NAME": node_database(node[0])}
+        return load_backend(settings["ENGINE"]).DatabaseWrapper(settings, alias)
 
-    def apply(self, batch):
-        if self._database is None:
-            self._take_alias(self.alias)
-        return super().apply(batch)
-
-    def _take_alias(self, alias: str) -> None:
-        connections[alias] = load_backend(self._settings["ENGINE"]).DatabaseWrapper(self._settings, alias)
+    connections.create_connection = create_connection
 
 
 class ProcessCopies(Copies):
