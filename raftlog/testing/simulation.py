@@ -268,13 +268,13 @@ class Simulation:
         return f"{LIVENESS_BOUND} s after the last fault, {self._clients_at_work} clients wait; {'; '.join(nodes)}"
 
     def report(self) -> Report:
-        unknown = sum(operation.is_unknown for operation in self.history)
+        operations, unknown = self.workload.operations()
         return Report(
             options=self.options,
             steps=self.step,
             virtual_seconds=round(self.now, 3),
             trace_hash=self._hash.hexdigest(),
-            operations=len(self.history),
+            operations=operations,
             unknown=unknown,
             entries=len(self.safety.committed),
             undecided=bool(self.counters["histories undecided"]),

@@ -70,6 +70,10 @@ class Workload(Protocol):
 
     def clients(self) -> list[Client]: ...
 
+    def operations(self) -> tuple[int, int]:
+        """How many there were so far, and of how many the outcome is unknown."""
+        ...
+
     def check_end(self) -> None:
         """All is healed, every node has caught up. Raises Violation."""
         ...
@@ -96,6 +100,9 @@ class KeyValueWorkload:
             rng = simulation.rng(f"reader {number}")
             clients.append(SimulatedClient(simulation, f"r{number}", rng, read_share=1.0))
         return clients
+
+    def operations(self) -> tuple[int, int]:
+        return len(self.history), sum(operation.is_unknown for operation in self.history)
 
     def check_end(self) -> None:
         machines: list[Any] = [node.machine for node in self.simulation.nodes_in_order if not node.is_wiped]

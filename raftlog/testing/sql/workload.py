@@ -31,7 +31,7 @@ from raftlog.replication.run import Entry
 from raftlog.runtime.ports import Outcome
 from raftlog.testing.history import History
 from raftlog.testing.safety import Violation
-from raftlog.testing.sql.attempt import Attempt
+from raftlog.testing.sql.attempt import Attempt, Ending
 from raftlog.testing.sql.client import SqlClient
 from raftlog.testing.sql.host import Host
 from raftlog.testing.sql.log import HostLog
@@ -136,6 +136,9 @@ class SqlWorkload:
             raise Violation(
                 "databases equal", f"at entry {index}, {what} of {other} and {who}: {difference(known, state)}"
             )
+
+    def operations(self) -> tuple[int, int]:
+        return len(self.attempts), sum(attempt.ending is Ending.UNKNOWN for attempt in self.attempts)
 
     def check_end(self) -> None:
         for node in self.simulation.nodes_in_order:
