@@ -118,10 +118,10 @@ def test_the_example_of_the_readme_works_on_three_hosts(hosts):
             hosts[0].folder / "shop" / "migrations", host.folder / "shop" / "migrations", dirs_exist_ok=True
         )
     for host in hosts:
-        host.manage("migrate", "-v0")
-        host.manage("shell", "-c", f"from shop.models import Item; {STOCK}")
         host.run_node()
     wait_until(lambda: hosts[1].run("raft", "status").returncode == 0, "a leader and a majority")
+    hosts[2].manage("migrate", "-v0")
+    hosts[0].manage("shell", "-c", f"from shop.models import Item; {STOCK}")
     look = "from shop.models import Item\nprint('left', Item.objects.get(pk=3).stock)"
     assert "ordered 2" in hosts[1].manage("shell", "-c", example("use") + "\nprint('ordered', order.quantity)")
     assert "left 8" in hosts[1].manage("shell", "-c", look)
