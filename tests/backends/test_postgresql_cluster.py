@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from django.db import DatabaseError, IntegrityError, OperationalError, transaction
+from django.db import DatabaseError, IntegrityError, OperationalError, models, transaction
 
 from raftlog.backends.exceptions import TransactionConflict, TransactionOutcomeUnknown, UniqueConflict
 from raftlog.backends.postgresql.applying import ApplyPort
@@ -17,6 +17,15 @@ from raftlog.replication.tables import ensure_tables
 from tests.backends import postgresql
 from tests.backends.postgresql import SCHEMA, Cluster, Running, connect
 from tests.backends.test_cluster import Thing, things
+
+
+class Parcel(models.Model):
+    class Meta:
+        app_label = "tests_backends"
+        db_table = "parcel"
+
+    def __str__(self):
+        return f"parcel {self.pk}"
 
 
 @pytest.fixture
@@ -55,6 +64,17 @@ def test_keys_of_a_transaction_that_is_rolled_back_are_used_again(cluster):
             keys.append(things(host).create().pk)
             transaction.set_rollback(not commits, using=host.name)
     assert keys[0] == keys[1] == keys[2]
+
+
+def test_rows_of_a_table_that_their_own_transaction_makes(cluster):
+    one, other = cluster.hosts[:2]
+    with one.connection.schema_editor() as editor:
+        editor.create_model(Parcel)
+        keys = [Parcel.objects.using(one.name).create().pk for _ in range(3)]
+    other.catch_up()
+    keys += [Parcel.objects.using(host.name).create().pk for host in (other, one, other)]
+    assert len(set(keys)) == 6
+    cluster.assert_equal()
 
 
 def test_blocks_of_an_older_epoch_are_void(cluster):

@@ -34,6 +34,8 @@ class TransactionKeys:
         epoch = transaction.key_epoch(table)
         if missing := blocks.missing(table, count, epoch):
             verdict = transaction.log.reserve(table, missing)
+            if verdict.kind is VerdictKind.CONFLICT:
+                return None  # only this transaction knows the table, having made it: nobody else's rows come between
             if verdict.kind is VerdictKind.APPLIED:
                 blocks.add(table, verdict.first_key, missing, verdict.key_epoch)
                 epoch = max(epoch, verdict.key_epoch)
