@@ -27,7 +27,6 @@ PEERS = 3
 def cluster(tmp_path_factory):
     """Node a of three: b and c are played by the tests, c is never there, so that a does not lead."""
     with ProcessCluster(PEERS, tmp_path_factory.mktemp("nodes"), command=MANAGE) as cluster:
-        cluster["a"].manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
         cluster["a"].start()
         cluster.wait_for(lambda found: found["a"] is not None, 30, "a answers")
         yield cluster
