@@ -256,6 +256,8 @@ def removed_index(state: ServerState, node_id: str) -> int:
 def knows(state: ServerState, node_id: str) -> bool:
     """Whether this server talks with `node_id`: a member of any configuration in its log (one that was removed is told
     so), or anybody while it waits to be taken in itself."""
+    if state.log.is_empty and state.first_members is not None:
+        return node_id in state.first_members.servers
     if not _is_member(state, state.configuration) and not state.is_removed:
         return True
     return any(node_id in configuration.servers for _, configuration in state.log.configurations)

@@ -29,7 +29,7 @@ With another name, both changes are one step: the old member leaves in the momen
 and votes. A node that comes back under its old name with an emptied folder is not what it was, and may not vote as its
 former self: the old incarnation is removed first, then the new one learns and becomes a voter.
 
-Start the new node first, as for `raft add`.
+Start the new node first, as for `raft add`; its MEMBERS lists the members that there are now.
 
 examples:
   manage.py raft replace c ws://10.0.0.3:8000                 c again, with an empty folder
