@@ -433,6 +433,8 @@ def start_when_free(node: Node, on_waiting: Callable[[str], None], timeout: floa
         return
     except DirectoryInUse as error:
         in_use = error
+    if is_listening(settings):
+        raise in_use
     on_waiting(f"{in_use}; waiting until it lets go")
     deadline = clock.monotonic() + timeout
     with Interest(settings.data_dir):
