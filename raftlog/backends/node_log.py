@@ -47,7 +47,14 @@ class NodeLog:
         return self._turns.turn(timeout, is_fence=is_fence)
 
     def reserve(self, table: str, count: int) -> Verdict:
-        return self._propose(RESERVE, reservation(table, count))
+        """Raises TransactionNotProposed. Should keys have been reserved without an answer, they are never used."""
+        try:
+            return self._propose(RESERVE, reservation(table, count))
+        except TransactionOutcomeUnknown as unknown:
+            # Not the outcome of the transaction: that has not been proposed, and who asked by this id would be misled.
+            raise TransactionNotProposed(
+                f"nothing was done: automatic keys of {table} could not be reserved: {unknown}"
+            ) from unknown
 
     def make_database(self, path: str) -> None:
         try:

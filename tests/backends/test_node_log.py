@@ -10,6 +10,7 @@ from raftlog import retry_on_conflict
 from raftlog.backends.exceptions import TransactionConflict, TransactionNotProposed, TransactionOutcomeUnknown
 from raftlog.backends.log import use_log
 from raftlog.backends.node_log import NodeLog
+from raftlog.consensus.entries import RESERVE
 from raftlog.replication import propose
 from raftlog.replication.certify import LastChanged
 from raftlog.replication.fingerprint import scan
@@ -179,6 +180,19 @@ def test_what_the_node_does_not_take_is_told(node):
     node.answer_unknown = lambda payloads: False
     assert Good.objects.count() == 1
     Good.objects.create(name="beer")
+    assert_fingerprints(node)
+
+
+def test_keys_that_were_perhaps_reserved_are_no_outcome_of_the_insert(node):
+    """Who asked for the reservation's outcome would be told that it was applied, and the row is not there."""
+    node.answer_unknown = lambda payloads: any(payload[0] == RESERVE for payload in payloads)
+    with pytest.raises(TransactionNotProposed, match="automatic keys of good could not be reserved"):
+        Good.objects.create(name="ale")
+    with pytest.raises(TransactionNotProposed), transaction.atomic():
+        Good.objects.get_or_create(name="ale")
+    node.answer_unknown = lambda payloads: False
+    assert not Good.objects.exists()
+    Good.objects.create(name="ale")
     assert_fingerprints(node)
 
 
