@@ -15,6 +15,7 @@ ALIAS = "replicated"
 UPDATE_BY_ID = 'UPDATE "parent" SET "rank" = %s WHERE "parent"."id" = %s'
 UPDATE_BY_RANK = 'UPDATE "parent" SET "rank" = %s WHERE "parent"."rank" = %s'
 DELETE_BY_ID = 'DELETE FROM "parent" WHERE "parent"."id" IN (%s, %s)'
+ANOTHER_ROW = "INSERT INTO plain VALUES (1, 2)"
 APPLIED, CONFLICT, UNIQUE = VerdictKind.APPLIED, VerdictKind.CONFLICT, VerdictKind.UNIQUE_CONFLICT
 
 
@@ -85,6 +86,13 @@ def test_a_single_statement_is_certified_by_what_it_read_too(database):
         database.control.log = database.log
     database.run("UPDATE parent SET rank = 100")
     assert apply(database, log.bodies[0]) == CONFLICT
+
+
+def test_an_insert_of_nothing_is_certified_by_its_table(database):
+    """Found by the simulation: after the rename it would have failed."""
+    body = run_held(database, "INSERT INTO worded SELECT name, rank FROM parent WHERE rank > 9", ANOTHER_ROW)
+    database.run("ALTER TABLE worded RENAME TO renamed")
+    assert apply(database, body) == CONFLICT
 
 
 @pytest.mark.parametrize(

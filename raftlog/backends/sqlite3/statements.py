@@ -120,7 +120,8 @@ class StatementInfo:
         if self.kind is not Kind.WRITE:
             return self.reads
         if self.has_select:
-            return self.reads | (self.writes if self.word != "INSERT" or self.has_conflict_clause else set())
+            # INSERT … SELECT, too: where it inserts nothing, only this tells that its table was there.
+            return self.reads | self.writes
         if self.word == "INSERT" or self.word == "REPLACE":
             # What a plain INSERT reads, it reads for its foreign keys, and those are certified by key.
             return set(self.writes) if self.has_conflict_clause else set()
