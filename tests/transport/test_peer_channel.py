@@ -39,7 +39,9 @@ def test_requests_are_answered_in_order(echo_node: EchoNode, scheme: str) -> Non
     answers.wait(lambda: len(answers.messages) == 100)
     assert [message.term for message in answers.messages] == list(range(100))
     channel.close()
-    answers.wait(lambda: answers.closed == ["closed by this side"])
+    # The other side's answer to the close may be read before this side's own end is noticed.
+    answers.wait(lambda: len(answers.closed) == 1)
+    assert answers.closed[0].startswith("closed by")
     assert not channel.is_connected
 
 
