@@ -88,6 +88,23 @@ def test_a_single_statement_is_certified_by_what_it_read_too(database):
     assert apply(database, log.bodies[0]) == CONFLICT
 
 
+@pytest.mark.parametrize(
+    ("undone", "meanwhile"),
+    [
+        ("INSERT INTO leaf (id, folder_id) VALUES (9, 1)", "DELETE FROM folder WHERE id = 1"),
+        ("DELETE FROM folder WHERE id = 1", "INSERT INTO leaf (id, folder_id) VALUES (9, 1)"),
+    ],
+)
+def test_what_a_savepoint_takes_back_has_looked_at_its_foreign_keys(database, undone, meanwhile):
+    """Found by the simulation: the statement would have failed after what came first."""
+    database.run("CREATE TABLE folder (id integer PRIMARY KEY)")
+    database.run("CREATE TABLE leaf (id integer PRIMARY KEY, folder_id integer REFERENCES folder (id))")
+    database.run("INSERT INTO folder VALUES (1)")
+    body = run_held(database, "SAVEPOINT s", undone, "ROLLBACK TO s", "RELEASE s", ANOTHER_ROW)
+    database.run(meanwhile)
+    assert apply(database, body) == CONFLICT
+
+
 def test_an_insert_of_nothing_is_certified_by_its_table(database):
     """Found by the simulation: after the rename it would have failed."""
     body = run_held(database, "INSERT INTO worded SELECT name, rank FROM parent WHERE rank > 9", ANOTHER_ROW)

@@ -59,7 +59,10 @@ class Observed:
         self.target_tables.update(tables)
 
     def undone(self, changes: Iterable[Captured], shapes: Mapping[int, TableShape]) -> None:
-        """Changes that a savepoint takes back: that a key or unique value was free is something it has read."""
+        """Changes that a savepoint takes back.
+
+        That a key or unique value was free, and that foreign keys let them pass, is something it has read.
+        """
         for change in changes:
             if isinstance(change, (Statement, SequenceSet)):
                 continue
@@ -69,6 +72,10 @@ class Observed:
                 self.rows[shape.name, shape.key_of(values)] = shape
             elif operation != DELETE:
                 self.tables.add(shape.name)
+            if operation != DELETE:
+                self.tables.update(key.parent for key in shape.foreign_keys)
+            if operation != INSERT:
+                self.tables.update(key.table for key in self._schema.referring_to(shape.name))
 
     def _settle_by_key(self, info: StatementInfo, parameters: Any, tables: set[str], is_target: bool) -> bool:
         if info.by_column is None or isinstance(parameters, Mapping) or not isinstance(parameters, Sequence):
