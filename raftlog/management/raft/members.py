@@ -48,13 +48,13 @@ see also: raft add, raft remove, raft replace, raft promote, raft transfer
                 part = f"{part}, to leave"
             is_leader = node_id == cluster.leader_id
             connected = is_leader or member["connected"]
-            rows.append([node_id, part, is_leader, connected, member["lag"], member["priority"], member["address"]])
+            rows.append([node_id, part, is_leader, connected, member["lag"], member["address"]])
         output.result(
             {"leader_id": cluster.leader_id, "index": cluster.status["configuration_index"]}
             | {"configuration": cluster.status["configuration"], "members": cluster.members}
         )
         output.line(f"{tolerance(len(configuration.voters))}: {describe(configuration)}", style="bold")
-        output.show(table(["node", "part", "leads", "connected", "lag", "priority", "address"], rows))
+        output.show(table(["node", "part", "leads", "connected", "lag", "address"], rows))
         return 0
 
 

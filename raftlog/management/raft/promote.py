@@ -22,13 +22,12 @@ from raftlog.management.verbs import Verb, read_settings
 
 class PromoteVerb(Verb):
     name = "promote"
-    help = "Make a learner a voter, a voter a learner, or change a member's address or priority."
+    help = "Make a learner a voter, a voter a learner, or change a member's address."
     epilog = f"""\
 examples:
   manage.py raft promote d                                a voter, once it has caught up
   manage.py raft promote d --learner                      a learner: it counts for nothing any more
   manage.py raft promote d --address ws://10.0.0.7:8000   where the others reach it from now on
-  manage.py raft promote d --priority 10                  leads rather than those with less (default 0)
 
 {EXIT_CODES}
 """
@@ -37,7 +36,6 @@ examples:
         parser.add_argument("node_id", help="NODE_ID of a member")
         parser.add_argument("--learner", action="store_true", help="make it a learner")
         parser.add_argument("--address", help="its new address")
-        parser.add_argument("--priority", type=int, help="its new priority")
         add_change_arguments(parser)
 
     def run(self, options: dict[str, Any], output: Output) -> int:
@@ -56,7 +54,7 @@ examples:
     def _target(self, cluster: Cluster, before: Configuration, options: dict[str, Any]) -> Configuration:
         node_id = options["node_id"]
         member = cluster.member(node_id)
-        given = {name: options[name] for name in ("address", "priority") if options[name] is not None}
+        given = {"address": options["address"]} if options["address"] is not None else {}
         voter = False if options["learner"] else member["voter"] if given else True
         target = before.with_server(node_id, msgspec.structs.replace(before.servers[node_id], **given), voter=voter)
         if not target.voters:
