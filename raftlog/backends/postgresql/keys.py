@@ -9,18 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from raftlog.backends.exceptions import TransactionConflict
+from raftlog.backends.taken_keys import TakenKeys
 from raftlog.replication.certify import VerdictKind
 
 if TYPE_CHECKING:
-    from raftlog.backends.postgresql.transaction import Transaction
+    from raftlog.backends.postgresql.transaction import Transaction  # noqa: F401  (named in the class below)
 
 
-class TransactionKeys:
-    """What a transaction took from the blocks. Thread-safety: as its connection."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-        self._taken: list[tuple[str, list[int], int]] = []  # table, keys, epoch
+class TransactionKeys(TakenKeys["Transaction"]):
+    """How a transaction takes them."""
 
     def take(self, table: str, count: int) -> list[int] | None:
         """None: PostgreSQL gives the keys. Raises TransactionConflict, and what the log raises."""
@@ -51,23 +48,3 @@ class TransactionKeys:
                 return self._transaction.schema.table(table).takes_keys
         except KeyError:  # the statement itself will say what is wrong
             return False
-
-    def unused(self) -> None:
-        """The transaction changed nothing: what it took can be taken again."""
-        blocks = self._transaction.log.key_blocks
-        if blocks is not None:
-            for table, keys, epoch in reversed(self._taken):
-                blocks.give_back(table, keys, epoch)
-        self._taken.clear()
-
-    def used(self) -> None:
-        """They are in an entry that was applied, or may be."""
-        self._taken.clear()
-
-    def collided(self) -> None:
-        """A key or unique value was taken already: perhaps one of these."""
-        blocks = self._transaction.log.key_blocks
-        if blocks is not None:
-            for table, _, _ in self._taken:
-                blocks.drop(table)
-        self._taken.clear()
