@@ -19,12 +19,12 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from django.db.utils import Error as DjangoDatabaseError
 
-from raftlog import node as assembly
 from raftlog.conf import Settings, load_settings
 from raftlog.consensus.entries import KEY
 from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DirectoryInUse, NodeUnavailable, RaftlogError, StorageFailed
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
+from raftlog.node_process import current_node, is_listening
 from raftlog.runtime import clock
 from raftlog.runtime.ports import NOT_PROPOSED, Outcome, Proposer
 from raftlog.storage.interest import Interest
@@ -259,7 +259,7 @@ class HostProposer:
                 if not self._queue:
                     return True
                 queued = self._queue[0]
-            if not queued.payloads and not assembly.is_listening(self.settings):
+            if not queued.payloads and not is_listening(self.settings):
                 return False
             try:
                 if queued.payloads:
@@ -361,7 +361,7 @@ _guard = threading.Lock()
 def local_proposer() -> Proposer:
     """Where this process proposes: the node that `raft run` made of it, else its way to the node of this host."""
     global _host
-    current = assembly.current_node()
+    current = current_node()
     if current is not None:
         return current.service
     with _guard:

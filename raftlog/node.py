@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import queue
 import random
-import signal
-import socket
 import ssl
 import threading
 import uuid
@@ -38,7 +35,7 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DirectoryInUse, DiskFull, TransportError
+from raftlog.exceptions import DiskFull, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
 from raftlog.replication.position import check_position
@@ -46,27 +43,19 @@ from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
-from raftlog.runtime.members import membership_requests
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.server import RaftServer
-from raftlog.runtime.turns import ClientTurns
 from raftlog.storage import Storage, open_storage
-from raftlog.storage.interest import Interest
 from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity
 from raftlog.transport.peer_channel import channel_factory
 from raftlog.transport.peer_requests import PeerRequests
-from raftlog.transport.routing import raft_application
-from raftlog.transport.server import DaphneServer, TlsFiles
 
 logger = logging.getLogger("raftlog.node")
 
 STOP_TIMEOUT = 10.0  # seconds
-TAKE_OVER_TIMEOUT = 15.0  # seconds that `raft run` waits for a process that is the node for a moment
-TAKE_OVER_INTERVAL = 0.02
 COMMIT_DELAY = 0.005  # seconds: see RaftSettings.commit_delay
 MESSAGE_OVERHEAD = 4 << 20  # bytes
-REMOVED = 3  # exit code of a node that was removed from its cluster
 
 
 class Node:
@@ -346,140 +335,7 @@ def client_tls(settings: Settings) -> ssl.SSLContext:
     return context
 
 
-# Running it
-
-_current: Node | None = None
-
-
-def run_node(
-    settings: Settings,
-    asgi_application: Any,
-    *,
-    on_ready: Callable[..., None] | None = None,
-    on_waiting: Callable[[str], None] = lambda text: None,
-) -> int:
-    """What `raft run` does: the node and Daphne, until SIGTERM or SIGINT, or until a thread dies.
-
-    Must be called in the main thread. Returns the exit code: 0 stopped as asked, 2 stopped by itself, 3 removed from
-    the cluster. `on_waiting` is told, once, what is waited for before the start. Raises StorageError, TransportError,
-    OSError where it cannot start.
-    """
-    global _current
-    # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
-    importlib.import_module("daphne.server")
-    node = Node(settings)
-    start_when_free(node, on_waiting)
-    _current = node
-    host, port = settings.bind
-    tls = None
-    if settings.uses_tls and settings.tls_certificate and settings.tls_key:
-        tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
-    turns = ClientTurns(node.service)
-    application = raft_application(
-        node.service,
-        node.identity,
-        asgi_application,
-        allow_peer=node.service.knows,
-        max_message_bytes=max_message_bytes(settings),
-        max_waiting_proposals=settings.max_waiting_proposals,
-        requests={
-            "status": lambda arguments: node.status(),
-            **membership_requests(node.service),
-            **node.requests(),
-        },
-        deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
-        bound_requests={"take_turn": turns.take, "renew_turn": turns.renew, "release_turn": turns.release},
-        client_gone=turns.gone,
-    )
-    daphne = DaphneServer(
-        application,
-        host,
-        port,
-        unix_socket=str(settings.socket_path),
-        tls=tls,
-        on_listening=lambda addresses: on_ready() if on_ready else None,
-    )
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    stopped = threading.Event()
-    threading.Thread(
-        target=_stop_when_asked, args=(node, daphne, stopping, stopped), name="raftlog-stop", daemon=True
-    ).start()
-    try:
-        daphne.run()
-    finally:
-        stopping.set()
-        stopped.wait(STOP_TIMEOUT + 1)
-        application.inbound.close()
-        _current = None
-    if node.failed.is_set():
-        logger.critical("the node has stopped: %s", node.failure)
-        return 2
-    if node.removed.is_set():
-        logger.warning("%s has stopped: it was removed from the cluster", settings.node_id)
-        return REMOVED
-    return 0
-
-
-def start_when_free(node: Node, on_waiting: Callable[[str], None], timeout: float = TAKE_OVER_TIMEOUT) -> None:
-    """Start it once the process that is the node for a moment (host.py) has let go. Raises as Node.start().
-
-    DirectoryInUse at once where it is another `raft run`, which listens, and never lets go.
-    """
-    settings = node.settings
-    try:
-        node.start()
-        return
-    except DirectoryInUse as error:
-        in_use = error
-    if is_listening(settings):
-        raise in_use
-    on_waiting(f"{in_use}; waiting until it lets go")
-    deadline = clock.monotonic() + timeout
-    with Interest(settings.data_dir):
-        while clock.monotonic() < deadline and not is_listening(settings):
-            clock.sleep(TAKE_OVER_INTERVAL)
-            try:
-                node.start()
-                return
-            except DirectoryInUse as error:
-                in_use = error
-    raise in_use
-
-
-def is_listening(settings: Settings) -> bool:
-    """Whether a node of `raft run` serves this host's socket."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(settings.socket_path))
-        except OSError:
-            return False
-    return True
-
-
-def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
-    while not stopping.wait(0.2):
-        if node.failed.is_set() or node.removed.is_set():
-            break
-    try:
-        node.stop()
-    finally:
-        stopped.set()
-        daphne.stop()
-
-
-def _read_index(node: Node, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
-    timeout = float(arguments.get("timeout", 5.0))
-    node.service.read(timeout, lambda index, reason: done({"index": index, "reason": reason}))
-
-
 # From other code of the project
-
-
-def current_node() -> Node | None:
-    """The node that run_node() runs in this process."""
-    return _current
 
 
 def fetch_status(settings: Settings, target: str | None = None, timeout: float = 2.0) -> dict[str, Any]:

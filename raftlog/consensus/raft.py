@@ -211,6 +211,14 @@ class Raft(ServerState):
             raise ValueError(f"index {index} was applied, but commit_index is {self.commit_index}")
         self.last_applied = max(self.last_applied, index)
 
+    def machine_is_at(self, index: int) -> None:
+        """The state machine is another one now, which has applied the entries up to `index`: its database was lost or
+        replaced. What it has applied is committed. Raises ValueError beyond the log."""
+        if index > self.log.last_index:
+            raise ValueError(f"index {index} was applied, but the log ends at {self.log.last_index}")
+        self.commit_index = max(self.commit_index, index)
+        self.last_applied = index
+
     # Durability
 
     def hard_state_saved(self, hard_state: HardState) -> None:

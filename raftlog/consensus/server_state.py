@@ -142,7 +142,8 @@ class ServerState:
         # Invariant: last_applied <= commit_index <= log.last_index; never decreases.
         # Durable: no. Rebuilt after a restart from the leader's leader_commit; what was applied was committed.
         self.commit_index = last_applied
-        # Highest index applied to the state machine. Changes: applied_to(). Invariant: never decreases.
+        # Highest index applied to the state machine. Changes: applied_to(), machine_is_at(). Invariant: decreases only
+        # where the state machine lost its database.
         self.last_applied = last_applied
 
         # Changes: roles.py. Invariant: only along LEGAL_MOVES.

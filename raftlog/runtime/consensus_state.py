@@ -395,6 +395,13 @@ class ConsensusState:
             self.role_changed.notify()
         run(afterwards)
 
+    def machine_is_at(self, index: int) -> None:
+        """The database is another one, which stands at `index`: what follows is applied again. Monitor: takes it."""
+        with self.monitor:
+            self.raft.machine_is_at(index)
+            afterwards = self.settle(self.monitor.monotonic())
+        run(afterwards)
+
     # Withdrawing and stopping
 
     def withdraw(self, reason: str) -> None:

@@ -11,7 +11,8 @@ from raftlog.consensus.entries import OPEN_SESSION, EntryBatch, Run, client_payl
 from raftlog.consensus.state import HardState
 from raftlog.exceptions import DirectoryInUse, NodeUnavailable
 from raftlog.host import HostProposer
-from raftlog.node import Node, start_when_free
+from raftlog.node import Node
+from raftlog.node_process import start_when_free
 from raftlog.replication.client_session import BlockingAnswers
 from raftlog.runtime import clock
 from raftlog.runtime.log_only import LogOnlyStateMachine

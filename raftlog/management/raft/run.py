@@ -18,7 +18,7 @@ from raftlog import conf
 from raftlog.exceptions import DirectoryInUse, RaftlogError
 from raftlog.management.output import Output
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import run_node
+from raftlog.node_process import run_node
 
 
 class RunVerb(Verb):
