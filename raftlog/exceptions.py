@@ -38,6 +38,10 @@ class Overloaded(NotProposed):
         super().__init__(message)
 
 
+class NotNow(Overloaded):
+    """The leader takes nothing for a moment, since it hands over or its disk is full; the text says why."""
+
+
 class ConfigurationChangeRefused(NotProposed):
     """The members were not changed; the text says why: another change is under way or was first, or it cannot be."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftlog.consensus import membership, reads, roles
+from raftlog.consensus import membership, priority, reads, roles
 from raftlog.consensus.configuration import Server
 from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
 from raftlog.consensus.events import IncarnationMismatch, LogTruncated
@@ -28,9 +28,10 @@ from raftlog.consensus.timing import (
     count_acknowledged_round,
     forget_rounds_before,
     hear_leader,
+    may_lead,
     quorum_round,
 )
-from raftlog.exceptions import InvalidEntry, NotLeader, Overloaded, ProtocolViolation
+from raftlog.exceptions import InvalidEntry, NotLeader, NotNow, Overloaded, ProtocolViolation
 
 # The leader: what it sends
 
@@ -45,9 +46,9 @@ def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: in
     if not all(payloads) or not CLIENT_KINDS.issuperset(map(kind_of, payloads)):
         raise InvalidEntry(f"only entries of the kinds {sorted(CLIENT_KINDS)} are proposed; none was appended")
     if leadership.transfer_to and now < leadership.transfer_deadline:
-        raise Overloaded(
-            f"leadership is being transferred to {leadership.transfer_to}", leadership.transfer_deadline - now
-        )
+        raise NotNow(f"leadership is being transferred to {leadership.transfer_to}", leadership.transfer_deadline - now)
+    if state.unfit:
+        raise NotNow(f"{state.node_id} leads, but takes nothing: {state.unfit}")
     size = sum(map(len, payloads))
     limit = state.settings.max_uncommitted_bytes
     if leadership.uncommitted_bytes and leadership.uncommitted_bytes + size > limit:
@@ -189,6 +190,7 @@ def on_append_entries_response(state: ServerState, message: AppendEntriesRespons
         return
     progress.last_log_index = message.last_log_index
     progress.applied_index = message.applied_index
+    priority.on_answer(state, message.sender, message.may_lead, now)
     if count_acknowledged_round(state, message.sender, message.round):
         reads.confirm_reads(state, now)
         forget_rounds_before(state, quorum_round(state))
@@ -377,6 +379,7 @@ def _response(
         incarnation=state.incarnation,
         last_log_index=state.log.last_index,
         applied_index=state.last_applied,
+        may_lead=may_lead(state),
     )
 
 

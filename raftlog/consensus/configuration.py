@@ -13,7 +13,10 @@ from raftlog.exceptions import InvalidEntry
 
 
 class Server(msgspec.Struct, array_like=True, frozen=True):
-    """One member. `incarnation` names the folder it was made with (16 hex-encoded bytes, "" before bootstrap)."""
+    """One member. `incarnation` names the folder it was made with (16 hex-encoded bytes, "" before bootstrap).
+
+    Of the voters that could lead, the one of the highest `priority` is to (priority.py).
+    """
 
     address: str
     incarnation: str = ""
@@ -49,6 +52,10 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
 
     def is_voter(self, node_id: str) -> bool:
         return node_id in self.voters or node_id in self.outgoing
+
+    def priority_of(self, node_id: str) -> int:
+        server = self.servers.get(node_id)
+        return server.priority if server is not None else 0
 
     # What operators ask for, as targets of a change
 

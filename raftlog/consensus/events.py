@@ -6,6 +6,7 @@ str() of an event is its log line.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from raftlog.consensus.configuration import Configuration
 
@@ -142,21 +143,27 @@ class IncarnationMismatch(Event):
 @dataclass(frozen=True, slots=True)
 class TransferStarted(Event):
     to: str = ""
+    # "": it was asked to.
+    reason: str = ""
 
     def __str__(self) -> str:
-        return f"hands leadership over to {self.to} in term {self.term}"
+        return f"hands leadership over to {self.to} in term {self.term}" + (self.reason and f": {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
 class TransferAbandoned(Event):
+    TOO_LATE: ClassVar[str] = "did not take leadership over within an election timeout"
+    REFUSED: ClassVar[str] = "says that it should not lead just now"
+
     to: str = ""
+    why: str = TOO_LATE
 
     @property
     def is_warning(self) -> bool:
         return True
 
     def __str__(self) -> str:
-        return f"{self.to} did not take leadership over within an election timeout; still leads in term {self.term}"
+        return f"{self.to} {self.why}; still leads in term {self.term}"
 
 
 @dataclass(frozen=True, slots=True)

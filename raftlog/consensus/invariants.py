@@ -85,6 +85,19 @@ _STATE_RULES: Final[tuple[_Rule, ...]] = (
         lambda s: all(ack.term == s.current_term for _, ack in s.acks),
     ),
     (
+        "for priority's sake leadership is handed only to a voter of higher priority that would lead",
+        lambda s: (
+            s.leadership is None
+            or not s.leadership.transfer_for_priority
+            or (
+                s.configuration.priority_of(s.leadership.transfer_to) > s.configuration.priority_of(s.node_id)
+                and s.leadership.transfer_to in s.configuration.voters
+                and s.progress[s.leadership.transfer_to].may_lead
+                and not s.configuration.goal_voters
+            )
+        ),
+    ),
+    (
         "the configuration in force is the newest in the log",
         lambda s: s.configuration_index == s.log.configuration[0],
     ),

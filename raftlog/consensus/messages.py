@@ -70,6 +70,8 @@ class AppendEntriesResponse(Message, frozen=True, tag="aer"):
     last_log_index: int
     # For display (lag), and so that the leader knows what a follower has applied.
     applied_index: int
+    # False: leadership is not to be handed to it just now (timing.may_lead).
+    may_lead: bool = True
 
 
 class ReadIndexRequest(Message, frozen=True, tag="ri"):

@@ -46,13 +46,16 @@ class Progress:
         "last_log_index",
         "last_sent_at",
         "match_index",
+        "may_lead",
         "moved_at",
         "next_index",
+        "ready_since",
         "retry_at",
         "retry_doublings",
         "sent_commit",
         "sent_round",
         "state",
+        "transfers_given_up",
         "waiting_since",
     )
 
@@ -87,9 +90,14 @@ class Progress:
         self.catch_up_began_at = now
         self.is_caught_up = False
         self.moved_at = now
-        # As the follower last told, for display.
+        # As the follower last told.
         self.last_log_index = 0
         self.applied_index = 0
+        # Whether it would lead, as it last told; since when it has been ready to, as far as looked (priority.py); how
+        # many transfers to it came to nothing.
+        self.may_lead = True
+        self.ready_since = now
+        self.transfers_given_up = 0
 
     def has_room(self, max_messages: int, max_bytes: int) -> bool:
         """Whether another message with entries may go out."""

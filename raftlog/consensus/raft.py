@@ -13,10 +13,10 @@ Rules about this file:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from raftlog.consensus import append_entries, membership, reads, request_vote, roles, timeout_now, timing
+from raftlog.consensus import append_entries, membership, priority, reads, request_vote, roles, timeout_now, timing
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.entries import EntryBatch, EntryId
 from raftlog.consensus.events import Event
@@ -104,7 +104,9 @@ class Raft(ServerState):
         _RECEIVERS[type(message)](self, message, now)
 
     def propose(self, payloads: list[bytes], log_time: int, now: float) -> EntryId:
-        """Append client entries as the leader; returns the id of the first. Raises NotLeader, Overloaded, InvalidEntry.
+        """Append client entries as the leader; returns the id of the first.
+
+        Raises NotLeader, Overloaded (NotNow where it is only a moment), InvalidEntry.
 
         log_time: microseconds since the epoch; raised where it is before that of the last entry.
         """
@@ -121,7 +123,7 @@ class Raft(ServerState):
         """Carry out whatever time-driven rule is due."""
         self.latest_now = now
         if self.role is Role.LEADER:
-            timeout_now.give_up_transfer(self, now)
+            priority.hand_over_if_due(self, now)
             membership.advance(self, now)
             if now >= self.quorum_deadline:
                 reason = "no majority answered for an election timeout"
@@ -170,8 +172,8 @@ class Raft(ServerState):
 
     @property
     def change_deadline(self) -> float:
-        """When a leader is due a tick() for the change of members that is under way; inf: it is not."""
-        return membership.change_deadline(self)
+        """When a leader is due a tick() for a change of members or of the leader; inf: none is in sight."""
+        return min(membership.change_deadline(self), priority.handover_deadline(self))
 
     def knows(self, node_id: str) -> bool:
         """Whether messages of `node_id` are to be taken at all."""
@@ -189,6 +191,16 @@ class Raft(ServerState):
     def transfer_leadership(self, to: str, now: float) -> None:
         """Hand leadership to the voter `to`. Raises NotLeader, ValueError."""
         timeout_now.transfer_leadership(self, to, now)
+
+    def best_successor(self, now: float, among: Collection[str]) -> str:
+        """Of the peers `among`, the one to whom leadership is best handed; "": none could take it."""
+        return priority.best_successor(self, now, among)
+
+    def set_unfit(self, reason: str, now: float) -> None:
+        """This server should not lead just now ("": it may again): a leader takes nothing and hands over, as soon as
+        there is somebody; it goes on voting."""
+        self.latest_now = now
+        priority.set_unfit(self, reason, now)
 
     def withdraw(self, now: float) -> None:
         """This server must not lead: it ends its candidacy and stands for no election any more. Where it leads, it goes

@@ -54,6 +54,8 @@ class Leadership:
         "first_own_index",
         "leaving",
         "leaving_until",
+        "look_at",
+        "looked_index",
         "quorum_acked_at",
         "read_round",
         "reads_confirmed",
@@ -64,6 +66,7 @@ class Leadership:
         "rounds",
         "timeout_now_sent",
         "transfer_deadline",
+        "transfer_for_priority",
         "transfer_to",
         "uncommitted",
         "uncommitted_bytes",
@@ -90,6 +93,11 @@ class Leadership:
         self.transfer_to = ""
         self.transfer_deadline = INFINITY
         self.timeout_now_sent = False
+        # Whether it is for the sake of priority that this leader hands over. Invariant: then to a higher one.
+        self.transfer_for_priority = False
+        # When to look next whether another server should lead, and last_index when that was done last (priority.py).
+        self.look_at = now
+        self.looked_index = first_own_index
         # Servers that the newest configuration does not have any more, with the incarnations that they had: they are
         # sent the log until they know that entry committed, or for two election timeouts (membership.py).
         self.leaving: dict[str, Server] = {}
@@ -159,6 +167,10 @@ class ServerState:
         self.is_removed = False
         # The host said that this server must not lead. Changes: Raft.withdraw(). Invariant: stays true.
         self.is_withdrawn = False
+
+        # Why this server should not lead just now, in the words of its host (its disk); "": it may.
+        # Changes: priority.set_unfit(). Durable: no.
+        self.unfit = ""
 
         # Time-driven rules (timing.py)
 

@@ -20,6 +20,8 @@ class RaftSettings:
     commit_delay: float = 0.0
     # A server that is to become a voter, and makes no progress for so long, is given up.
     catch_up_timeout: float = 30.0
+    # For how long a server of higher priority must have been ready to lead before a leader hands over to it.
+    priority_calm: float = 5.0
     # One AppendEntries holds at most so much. One larger entry still goes, alone.
     max_append_bytes: int = 256 * 1024
     max_append_entries: int = 8192

@@ -22,13 +22,31 @@ def may_campaign(state: ServerState) -> bool:
     )
 
 
+def may_lead(state: ServerState) -> bool:
+    """Whether it should, as this server tells its leader (priority.py)."""
+    return not state.unfit and may_campaign(state)
+
+
+def steps_back(state: ServerState) -> int:
+    """How many others should go first in an election: the voters of higher priority, but for the leader that was lost;
+    all, where the host says that this server should not lead just now."""
+    if state.unfit:
+        return max(len(state.configuration.voters) - 1, 0)
+    own = state.configuration.priority_of(state.node_id)
+    others = [peer for peer in state.configuration.voters if peer not in (state.node_id, state.leader_id)]
+    return sum(state.configuration.priority_of(peer) > own for peer in others)
+
+
 def reset_election_deadline(state: ServerState, now: float) -> None:
-    """§5.2: "Raft uses randomized election timeouts to ensure that split votes are rare"."""
+    """§5.2: "Raft uses randomized election timeouts to ensure that split votes are rare".
+
+    Who is not to lead rather than others waits for a quarter of one longer, for each of them.
+    """
     if state.role is Role.LEADER or not may_campaign(state):
         state.election_deadline = INFINITY
         return
     timeout = state.settings.election_timeout
-    state.election_deadline = now + timeout + timeout * state.rng.random()
+    state.election_deadline = now + timeout + timeout * state.rng.random() + timeout / 4 * steps_back(state)
 
 
 def retry_election_soon(state: ServerState, now: float) -> None:
@@ -62,7 +80,7 @@ def suspect_leader(state: ServerState, now: float) -> None:
     """
     state.suspected_at = now
     if may_campaign(state):
-        soon = now + state.settings.suspicion_jitter * state.rng.random()
+        soon = now + state.settings.suspicion_jitter * (state.rng.random() + steps_back(state))
         state.election_deadline = min(state.election_deadline, soon)
 
 
