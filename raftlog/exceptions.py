@@ -137,6 +137,17 @@ class IdentityMismatch(StorageError):
     """The directory belongs to another node or another cluster than the settings say."""
 
 
+# Images
+
+
+class ImageError(RaftlogError):
+    """An image of the database could not be made, read or installed; the text says why and what to do."""
+
+
+class ImageDamaged(ImageError):
+    """The file of an image is not what was written; the message says file, chunk and bytes."""
+
+
 # Transport
 
 

@@ -16,9 +16,9 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from django.db import IntegrityError, connections
 from django.db.utils import Error as DjangoDatabaseError
 
@@ -35,7 +35,7 @@ from raftlog.consensus.entries import (
     client_header,
 )
 from raftlog.exceptions import ApplyStopped, InvalidEntry
-from raftlog.replication import codec
+from raftlog.replication import codec, images
 from raftlog.replication.after_commit import after_commit
 from raftlog.replication.certify import VerdictKind, encode_verdict
 from raftlog.replication.context import CommandContext, applying, is_applying
@@ -43,7 +43,7 @@ from raftlog.replication.database import ApplyConnection
 from raftlog.replication.failures import Blame, blame, encode_failure, is_infrastructure
 from raftlog.replication.foreign_keys import SchemaChanged, Suspect
 from raftlog.replication.registry import Command, Registry, registry
-from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries
+from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries, find_command
 from raftlog.replication.running_hash import History
 from raftlog.replication.sessions import Result, Sessions
 from raftlog.replication.tables import (
@@ -130,6 +130,32 @@ class DatabaseStateMachine:
     def position(self) -> tuple[str, int, int]:
         """(cluster id, applied index, its term): the point of the log at which the database stands (rule 5)."""
         return self._applied.cluster_id, self._applied.index, self._applied.term
+
+    def make_durable(self) -> int:
+        """The index up to which a power cut takes nothing from the database. Any thread. Raises ImageError, OSError."""
+        return images.make_durable(self.alias)
+
+    def make_image(self, path: str | Path, describe: images.Describe, **keywords: Any) -> images.ImageHeader:
+        """See images.make_image(). Any thread."""
+        return images.make_image(self.alias, path, describe, **keywords)
+
+    def install(self, path: str | Path, **keywords: Any) -> images.ImageHeader:
+        """The database becomes what the image holds; see images.install_image(). Called by the thread that applies.
+
+        Raises ImageError, OSError: then the database is what it was.
+        """
+        if self._database is not None:
+            self._database.close()
+        header = images.install_image(self.alias, path, **keywords)
+        self._committing = None
+        self._applied, diverged = self._load()
+        self._is_marked = bool(diverged)
+        self.watch.start_over(History(self._applied.index, self._applied.fingerprint), diverged)
+        self.healthy, self.last_error = True, ""
+        database = self._open()
+        if isinstance(database, ApplyConnection):
+            database.was_changed_elsewhere()  # from here on; what was installed is nobody's doing but ours
+        return header
 
     def stop(self) -> None:
         """Give up waiting for an unavailable database: apply() raises ApplyStopped. Thread-safe."""
@@ -312,7 +338,7 @@ class DatabaseStateMachine:
     def _run_command(
         self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
     ) -> Result:
-        command, arguments = self._find(entry)
+        command, arguments = find_command(self._commands, entry)
         context = CommandContext(index=entry.index, term=entry.term, log_time=entry.log_time, command=command.name)
         applying.command = context
         try:
@@ -330,31 +356,6 @@ class DatabaseStateMachine:
             applying.command = None
         run.done.append((context, command, result.status))
         return result
-
-    def _find(self, entry: Entry) -> tuple[Command, dict[str, Any]]:
-        """The function and arguments that an entry names. Raises Cut where this node's code has none such."""
-        try:
-            name, version, arguments = codec.decode_command(memoryview(entry.payload)[HEADER_BYTES:])
-        except msgspec.DecodeError as error:
-            raise Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
-        command = self._commands.get(name, version)
-        if command is None:
-            known = [v for n, v in self._commands.known() if n == name]
-            have = f"it knows version {', '.join(map(str, known))}" if known else "it knows none of that name"
-            raise Cut(
-                ApplyStopped(
-                    f"entry {entry.index} is the command {name!r} version {version}, which this node does not know "
-                    f"({have}); install the code that has it and start the node again"
-                )
-            )
-        if not command.arguments.accepts(arguments.keys()):
-            raise Cut(
-                ApplyStopped(
-                    f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's "
-                    "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
-                )
-            )
-        return command, arguments
 
     def _call(
         self,

@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.entries import HEADER_BYTES, EntryBatch
 from raftlog.exceptions import ApplyStopped
-from raftlog.replication import running_hash
+from raftlog.replication import codec, running_hash
 from raftlog.replication.context import CommandContext
 from raftlog.replication.fingerprint import EMPTY
-from raftlog.replication.registry import Command
+from raftlog.replication.registry import Command, Registry
 from raftlog.replication.running_hash import Link
 from raftlog.replication.sessions import Result, Sessions, Stage
 from raftlog.replication.tables import Applied
@@ -92,3 +92,29 @@ def entries(batch: EntryBatch) -> Iterator[Entry]:
         for payload in batch.payloads[start : start + count]:
             yield Entry(index, term, log_time, payload)
             index += 1
+
+
+def find_command(commands: Registry, entry: Entry) -> tuple[Command, dict[str, Any]]:
+    """The function and arguments that an entry names. Raises Cut where this node's code has none such."""
+    try:
+        name, version, arguments = codec.decode_command(memoryview(entry.payload)[HEADER_BYTES:])
+    except msgspec.DecodeError as error:
+        raise Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
+    command = commands.get(name, version)
+    if command is None:
+        known = [v for n, v in commands.known() if n == name]
+        have = f"it knows version {', '.join(map(str, known))}" if known else "it knows none of that name"
+        raise Cut(
+            ApplyStopped(
+                f"entry {entry.index} is the command {name!r} version {version}, which this node does not know "
+                f"({have}); install the code that has it and start the node again"
+            )
+        )
+    if not command.arguments.accepts(arguments.keys()):
+        raise Cut(
+            ApplyStopped(
+                f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's "
+                "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
+            )
+        )
+    return command, arguments

@@ -37,7 +37,7 @@ class Watch:
         self.history = history
         # Somebody compares this node with others, so that what is held will be judged. Set once, before apply starts.
         self.has_judge = False
-        # How this database differs from the majority's, "": it is not known to. Changes once, by diverge().
+        # How this database differs from the majority's, "": it is not known to. Changes: diverge(), start_over().
         self.diverged = diverged
         # How often another connection was seen to have committed, and the index applied when it was noticed first
         # since the last
@@ -67,6 +67,14 @@ class Watch:
         with self._condition:
             self.changes += 1
             self.changed_at = self.changed_at or applied_index
+            self._condition.notify_all()
+
+    def start_over(self, history: History, diverged: str) -> None:
+        """The database is another one by now: an image was installed. What was thought of the old one is forgotten."""
+        with self._condition:
+            self.history, self.diverged = history, diverged
+            self.changed_at = 0
+            self._held = None
             self._condition.notify_all()
 
     def stop(self) -> None:

@@ -21,7 +21,7 @@ from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.creation import DatabaseCreation
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
-from raftlog.backends.sqlite3.file import DatabaseFile, opened
+from raftlog.backends.sqlite3.file import DatabaseFile, cluster_id_of, opened
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
 from raftlog.backends.sqlite3.reading import TableReader
@@ -69,11 +69,9 @@ class DatabaseWrapper(stock.DatabaseWrapper):
             sqlite_cursor = sqlite_only_cursor(connection)
             sqlite_cursor.execute("PRAGMA journal_mode = WAL")
             log.connected(cluster_id_of(sqlite_cursor))
-        turn_name = name if in_memory and name != ":memory:" else f":memory:{id(connection)}"
-        turn = Turn(turn_name if in_memory else str(Path(name).absolute()), in_memory=in_memory)
         connection.control = Control(
             connection,
-            turn,
+            self._make_turn(f":memory:{id(connection)}"),
             log,
             file,
             max_bytes=_max_transaction_bytes(),
@@ -81,6 +79,24 @@ class DatabaseWrapper(stock.DatabaseWrapper):
             snapshot_isolation=self._snapshot_isolation,
         )
         return connection
+
+    def _make_turn(self, unshared: str) -> Turn:
+        """`unshared`: what to call a database that no other connection can see."""
+        name = str(self.settings_dict["NAME"])
+        if self.is_in_memory_db():
+            return Turn(unshared if name == ":memory:" else name, in_memory=True)
+        return Turn(str(Path(name).absolute()), in_memory=False)
+
+    @contextlib.contextmanager
+    def host_turn(self) -> Iterator[None]:
+        """Inside, nobody on this host writes; the node goes before writers that wait. Not with this connection open."""
+        turn = self._make_turn(":memory:")
+        turn.goes_first = True
+        try:
+            turn.take()
+            yield
+        finally:
+            turn.close()
 
     def _open_file(self, name: str, log: TransactionLog, args: Any, kwargs: Any) -> tuple[Connection, DatabaseFile]:
         """The stock backend makes a missing file; of a replicated one that is for the node alone (rule 17)."""
@@ -152,14 +168,6 @@ class DatabaseWrapper(stock.DatabaseWrapper):
 def sqlite_only_cursor(connection: Connection) -> Any:
     """A cursor that passes by no Control, for what is done before there is one."""
     return connection.cursor(sqlite3.Cursor)
-
-
-def cluster_id_of(cursor: sqlite3.Cursor) -> str:
-    """The cluster whose log the database stands in; "" where that is not known yet."""
-    if not cursor.execute("SELECT 1 FROM sqlite_master WHERE name = 'raftlog_appliedindex'").fetchall():
-        return ""
-    found = cursor.execute("SELECT cluster_id FROM raftlog_appliedindex").fetchall()
-    return str(found[0][0]) if found else ""
 
 
 def _max_transaction_bytes() -> int:

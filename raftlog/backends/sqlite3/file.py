@@ -58,3 +58,11 @@ def opened(path: str, connect: Callable[[str], Raw]) -> tuple[Raw, DatabaseFile]
             return connection, file
         connection.close()
     raise DatabaseReplaced(f"the database file {path} is replaced again and again; nothing was done")
+
+
+def cluster_id_of(cursor: sqlite3.Cursor) -> str:
+    """The cluster whose log the database stands in; "" where that is not known yet."""
+    if not cursor.execute("SELECT 1 FROM main.sqlite_master WHERE name = 'raftlog_appliedindex'").fetchall():
+        return ""
+    found = cursor.execute("SELECT cluster_id FROM main.raftlog_appliedindex").fetchall()
+    return str(found[0][0]) if found else ""

@@ -1,0 +1,159 @@
+"""The database part of an image on SQLite: SQLite's own backup API, both ways (rule 17).
+
+Making: one read transaction on a connection of its own. In WAL mode it holds no writer back; it only keeps the WAL
+from being started over as long as it lasts.
+
+Installing: the pages are written into the existing file, in one transaction of SQLite, under the host's turn: whoever
+has it open goes on reading what it was reading and then sees the new content; a crash leaves the one or the other.
+Pages are copied, not rows, so that the rowids of tables without a primary key, by which nodes know their rows, stay
+(VACUUM INTO may change them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from django.db import connections
+
+from raftlog.exceptions import ImageError
+from raftlog.replication.images.container import Progress, make_durable_file
+from raftlog.replication.images.contents import Contents, Position
+from raftlog.replication.images.header import ImageHeader
+from raftlog.replication.shapes import quoted
+
+STEP_PAGES: Final = 1_024  # of one call of the backup API, between which progress is told
+BUSY_TIMEOUT_MS: Final = 60_000
+
+_POSITION: Final = (
+    "SELECT cluster_id, applied_index, applied_term, schema_version, diverged FROM raftlog_appliedindex WHERE id = 1"
+)
+
+
+def make(alias: str, path: Path, started: Callable[[Position], None], on_progress: Progress) -> Contents:
+    """Copy the database into a new file. `started` is told where it stands before anything is copied.
+
+    Raises ImageError, OSError, and what `started` raises.
+    """
+    name = _name(alias)
+    with _errors(f"no image of {name} could be made"), contextlib.ExitStack() as stack:
+        source = stack.enter_context(contextlib.closing(_connect(name, "ro")))
+        source.execute("BEGIN")
+        position = read_position(source, name)
+        started(position)
+        target = stack.enter_context(contextlib.closing(sqlite3.connect(path, isolation_level=None)))
+        # The file is synced as a whole when it is complete, and thrown away if it never is.
+        target.execute("PRAGMA journal_mode = OFF")
+        target.execute("PRAGMA synchronous = OFF")
+        _copy(source, target, on_progress)
+        source.execute("ROLLBACK")
+        damage = [words for (words,) in target.execute("PRAGMA quick_check(3)")]
+        if damage != ["ok"]:
+            raise ImageError(f"{name} is damaged, so no image of it is made: {'; '.join(damage)}")
+        rows = {table: _count(target, table) for (table,) in target.execute(_TABLES).fetchall()}
+    return Contents(position=position, rows=rows, server=f"SQLite {sqlite3.sqlite_version}")
+
+
+def install(alias: str, path: Path, header: ImageHeader, on_progress: Progress) -> Position:
+    """Replace the content of the database, or make it. Returns where it stands then. Raises ImageError, OSError."""
+    name = _name(alias)
+    host_turn: Any = getattr(connections[alias], "host_turn", contextlib.nullcontext)
+    is_file = not name.startswith("file:")
+    if is_file and not Path(name).exists():
+        Path(name).touch(mode=0o644)
+    with _errors(f"the image {path} could not be installed into {name}"), contextlib.ExitStack() as stack:
+        source = stack.enter_context(
+            contextlib.closing(_raw(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"))
+        )
+        stack.enter_context(host_turn())
+        target = stack.enter_context(contextlib.closing(_connect(name, "rw")))
+        target.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        target.execute("PRAGMA synchronous = FULL")
+        _check_page_size(source, target, name)
+        _copy(source, target, on_progress)
+        if is_file:
+            target.execute("PRAGMA journal_mode = WAL").fetchall()
+            # Else the WAL keeps the size of the whole image. Who still reads an old state keeps this from ending it.
+            target.execute("PRAGMA busy_timeout = 0")
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return read_position(target, name)
+
+
+def make_durable(alias: str) -> int:
+    """Returns the applied index that a power cut leaves. Raises ImageError, OSError."""
+    name = _name(alias)
+    with _errors(f"{name} could not be made durable"), contextlib.closing(_connect(name, "rw")) as connection:
+        connection.execute("PRAGMA synchronous = FULL")
+        (index,) = connection.execute("SELECT applied_index FROM raftlog_appliedindex WHERE id = 1").fetchone()
+        if name.startswith("file:"):
+            return int(index)
+        # The WAL first: what is in it is in the database, whether or not a reader keeps it from being copied there.
+        wal = Path(f"{name}-wal")
+        if wal.exists():
+            make_durable_file(wal)
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        make_durable_file(Path(name))
+        return int(index)
+
+
+def read_position(connection: sqlite3.Connection, name: str) -> Position:
+    """Raises ImageError where raftlog's tables are not there."""
+    try:
+        row = connection.execute(_POSITION).fetchone()
+    except sqlite3.OperationalError as error:
+        raise ImageError(f"{name} is no replicated database: {error}") from error
+    if row is None:
+        raise ImageError(f"{name}: the row of raftlog_appliedindex is gone; what has been applied is not known")
+    return Position(*row)
+
+
+_TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
+
+
+def _count(connection: sqlite3.Connection, table: str) -> int:
+    return int(connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, on_progress: Progress) -> None:
+    (page_size,) = source.execute("PRAGMA page_size").fetchone()
+
+    def told(status: int, remaining: int, total: int) -> None:
+        on_progress((total - remaining) * page_size, total * page_size)
+
+    source.backup(target, pages=STEP_PAGES, progress=told)
+
+
+def _check_page_size(source: sqlite3.Connection, target: sqlite3.Connection, name: str) -> None:
+    (wanted,) = source.execute("PRAGMA page_size").fetchone()
+    (found,) = target.execute("PRAGMA page_size").fetchone()
+    (mode,) = target.execute("PRAGMA journal_mode").fetchone()
+    if wanted != found and mode == "wal":
+        raise ImageError(
+            f"{name} has pages of {found} bytes, the image of {wanted}; stop the processes that use it and delete it "
+            "(with its -wal and -shm), then it is made with the pages of the image"
+        )
+
+
+def _name(alias: str) -> str:
+    name = str(connections[alias].settings_dict["NAME"])
+    return name if name.startswith("file:") else str(Path(name).absolute())
+
+
+def _connect(name: str, mode: str) -> sqlite3.Connection:
+    return _raw(name if name.startswith("file:") else f"file:{quote(name)}?mode={mode}")
+
+
+def _raw(uri: str) -> sqlite3.Connection:
+    return sqlite3.connect(uri, uri=True, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise ImageError(f"{what}: {error}") from error
