@@ -326,11 +326,18 @@ class Schema:
         found = []
         for rows in parts.values():
             rows.sort(key=lambda row: row[1])
-            parent = rows[0][2]
-            to = [row[4] for row in rows]
-            if None in to:  # REFERENCES parent: its primary key is meant
-                info = self._rows(f"PRAGMA main.table_xinfo({quoted(parent)})")
-                to = [row[1] for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]
+            parent, to = self._referred_to(rows[0][2], [row[4] for row in rows])
             plain = all_deferred and rows[0][5:7] == ("NO ACTION", "NO ACTION")
-            found.append(ForeignKey(name, tuple(row[3] for row in rows), parent, tuple(to), plain))
+            found.append(ForeignKey(name, tuple(row[3] for row in rows), parent, to, plain))
         return found
+
+    def _referred_to(self, parent: str, columns: list[str | None]) -> tuple[str, tuple[str, ...]]:
+        """The parent's table and columns in their own spelling: REFERENCES may use another case."""
+        own = self._rows("SELECT name FROM main.sqlite_master WHERE type = 'table' AND name = ? COLLATE NOCASE", parent)
+        info = self._rows(f"PRAGMA main.table_xinfo({quoted(parent)})")
+        spelled: dict[str, str] = {row[1].lower(): row[1] for row in info}
+        if None in columns:  # REFERENCES parent: its primary key is meant
+            to = [row[1] for row in sorted((row for row in info if row[5]), key=lambda row: row[5])]
+        else:
+            to = [spelled.get(column.lower(), column) for column in columns if column is not None]
+        return (own[0][0] if own else parent), tuple(to)

@@ -112,6 +112,24 @@ def test_a_savepoint_rolled_back_has_seen_that_a_value_was_free(cluster, undone,
         write()
 
 
+def test_a_savepoint_rolled_back_is_certified_by_the_table_that_it_refers_to_in_another_spelling(cluster):
+    """SQLite does not mind the case of a name; what certification keeps goes by the table's own."""
+    first, second = cluster.hosts
+    first.run("CREATE TABLE follower (id integer PRIMARY KEY, parent integer REFERENCES PARENT (ID))")
+    second.catch_up()
+    first.run("INSERT INTO parent (id, name, rank) VALUES (2, 'b', 1)")
+
+    def write():
+        with transaction.atomic(second.name):
+            sid = transaction.savepoint(using=second.name)
+            second.run("INSERT INTO follower VALUES (1, 1)")
+            transaction.savepoint_rollback(sid, using=second.name)
+            second.run("INSERT INTO pair VALUES (1, 'parent 1 was there', 1)")
+
+    with pytest.raises(TransactionConflict):
+        write()
+
+
 def test_raftlogs_tables_are_made_all_or_none():
     """After a crash between two of them the node could apply nothing."""
     connection = sqlite3.connect(":memory:", isolation_level=None)
