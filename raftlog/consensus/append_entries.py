@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftlog.consensus import membership, priority, reads, roles
+from raftlog.consensus import membership, priority, reads, recovery, roles
 from raftlog.consensus.configuration import Server
 from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
 from raftlog.consensus.events import IncarnationMismatch, LogTruncated
@@ -166,6 +166,8 @@ def _build(
         leader_commit=leader_commit,
         round=leadership.round,
         recipient_incarnation=member(state, peer).incarnation,
+        recovery_id=progress.recovery_id,
+        recovery_index=progress.recovery_index,
     )
 
 
@@ -186,7 +188,7 @@ def on_append_entries_response(state: ServerState, message: AppendEntriesRespons
         roles.become_follower(state, message.term, "", now, f"{message.sender} is in term {message.term}")
         return
     progress = state.progress.get(message.sender)
-    if message.term < state.current_term or progress is None:
+    if message.term < state.current_term or progress is None or recovery.notice(state, progress, message, now):
         return
     progress.last_log_index = message.last_log_index
     progress.applied_index = message.applied_index
@@ -230,7 +232,7 @@ def advance_commit_index(state: ServerState, now: float) -> None:
     """Figure 2, leaders: "If there exists an N such that N > commitIndex, a majority of matchIndex[i] ≥ N, and
     log[N].term == currentTerm: set commitIndex = N (§5.3, §5.4)"."""
     leadership = _leadership(state)
-    matches = {peer: progress.match_index for peer, progress in state.progress.items()}
+    matches = {peer: each.match_index for peer, each in state.progress.items() if recovery.counts(each)}
     matches[state.node_id] = state.log.stable_index
     index = majority_value(state.configuration, matches, 0)
     if index <= state.commit_index or index < leadership.first_own_index:
@@ -278,6 +280,7 @@ def receive_append_entries(state: ServerState, message: AppendEntries, now: floa
     last_new_index = max(entries.last_index, prev_log_index)
     state.commit_index = max(state.commit_index, min(message.leader_commit, last_new_index))
     membership.notice_removal(state)
+    recovery.learn_barrier(state, message)
     _acknowledge(state, message, last_new_index)
 
 
@@ -380,6 +383,7 @@ def _response(
         last_log_index=state.log.last_index,
         applied_index=state.last_applied,
         may_lead=may_lead(state),
+        recovery_id=state.recovery_id,
     )
 
 
@@ -417,4 +421,6 @@ def _with_newest_round(ack: AppendEntriesResponse, other: AppendEntriesResponse 
         incarnation=ack.incarnation,
         last_log_index=ack.last_log_index,
         applied_index=ack.applied_index,
+        may_lead=ack.may_lead,
+        recovery_id=ack.recovery_id,
     )

@@ -112,6 +112,31 @@ class LogTruncated(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveryBegan(Event):
+    """The leader was told that the disk of `node_id` has lost what it had promised (recovery.py)."""
+
+    node_id: str = ""
+    barrier: int = 0
+
+    @property
+    def is_warning(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        return f"{self.node_id} repairs its log: it does not vote or count until it has entry {self.barrier}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryEnded(Event):
+    """This server has its leader's barrier: what its disk had lost is there again."""
+
+    barrier: int = 0
+
+    def __str__(self) -> str:
+        return f"has everything up to entry {self.barrier}, committed and durable: its log is repaired"
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigurationChanged(Event):
     index: int = 0
     configuration: Configuration = field(default_factory=Configuration)

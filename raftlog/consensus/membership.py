@@ -181,6 +181,8 @@ def _promote_or_abandon(state: ServerState, goal: Configuration, now: float) -> 
 def _is_caught_up(state: ServerState, progress: Progress, now: float) -> bool:
     """Dissertation §4.2.1: "replication of entries to the new server is split into rounds … if the last round lasts
     less than an election timeout, then the leader adds the new server to the cluster"."""
+    if progress.recovery_id:
+        return False
     if progress.match_index < progress.catch_up_index or not progress.catch_up_index:
         if not progress.catch_up_index:
             progress.begin_catch_up_round(state.log.last_index, now)

@@ -55,6 +55,9 @@ class AppendEntries(Message, frozen=True, tag="ae"):
     leader_commit: int
     round: int
     recipient_incarnation: str
+    # The recovery of the recipient that the leader knows of, and the index of its barrier (recovery.py); 0: none.
+    recovery_id: int = 0
+    recovery_index: int = 0
 
 
 class AppendEntriesResponse(Message, frozen=True, tag="aer"):
@@ -72,6 +75,8 @@ class AppendEntriesResponse(Message, frozen=True, tag="aer"):
     applied_index: int
     # False: leadership is not to be handed to it just now (timing.may_lead).
     may_lead: bool = True
+    # Not 0: this server's disk has lost what it had promised, and it counts for nothing yet (recovery.py).
+    recovery_id: int = 0
 
 
 class ReadIndexRequest(Message, frozen=True, tag="ri"):

@@ -50,6 +50,9 @@ class Progress:
         "moved_at",
         "next_index",
         "ready_since",
+        "recovery_id",
+        "recovery_index",
+        "recovery_round",
         "retry_at",
         "retry_doublings",
         "sent_commit",
@@ -61,7 +64,8 @@ class Progress:
 
     def __init__(self, next_index: int, now: float) -> None:
         self.state = ProgressState.PROBE
-        # Highest index known to be durable there and to agree with this log. Changes: on_success(). Never decreases.
+        # Highest index known to be durable there and to agree with this log. Changes: on_success(). Decreases only
+        # where the follower has lost what it had (forget_match).
         self.match_index = 0
         # The next entry to send.
         self.next_index = next_index
@@ -90,6 +94,11 @@ class Progress:
         self.catch_up_began_at = now
         self.is_caught_up = False
         self.moved_at = now
+        # The recovery that the follower is in (recovery.py; 0: none), its barrier, and the round that began when it was
+        # noticed. Invariant: while it is not 0, nothing that this follower acknowledges counts.
+        self.recovery_id = 0
+        self.recovery_index = 0
+        self.recovery_round = 0
         # As the follower last told.
         self.last_log_index = 0
         self.applied_index = 0
@@ -148,6 +157,12 @@ class Progress:
         self.state = ProgressState.PROBE
         self.next_index = self.match_index + 1
         self._forget_inflight()
+
+    def forget_match(self, next_index: int) -> None:
+        """The follower has lost entries that it had acknowledged: find out anew what it has, from `next_index` back."""
+        self.match_index = self.sent_commit = 0
+        self.become_probe()
+        self.next_index = next_index
 
     def on_retry_deadline(self) -> None:
         """What is in flight was not acknowledged for too long."""

@@ -6,6 +6,7 @@ Rules about this file:
 - Inputs change the state; outputs are pulled. The caller's duties after any input:
   - save `unsaved_hard_state` and call hard_state_saved(): until then take_replies() and next_message() give nothing;
   - carry out take_unstable(), then call stable_to(): until then what depends on it is not acknowledged or counted;
+  - once recovery_finished, make that durable and call recovery_saved();
   - send what take_replies() and next_message(peer) give; look at take_reads() and take_events().
 - Not thread-safe: the caller has a lock (runtime/monitor.py).
 """
@@ -16,7 +17,17 @@ import random
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from raftlog.consensus import append_entries, membership, priority, reads, request_vote, roles, timeout_now, timing
+from raftlog.consensus import (
+    append_entries,
+    membership,
+    priority,
+    reads,
+    recovery,
+    request_vote,
+    roles,
+    timeout_now,
+    timing,
+)
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.entries import EntryBatch, EntryId
 from raftlog.consensus.events import Event
@@ -47,6 +58,7 @@ class Raft(ServerState):
         first_members: members of a cluster that may not be formed yet; without it an empty server only waits.
         new_cluster_id: what entry 1 records if this server wins the first election.
         last_applied: index that the state machine has applied already, which is therefore committed.
+        recovery_id: not 0: the folder was repaired, and what was lost is not there again (recovery.py).
 
     Raises:
         ValueError: the log, the hard state and last_applied cannot belong together.
@@ -65,6 +77,7 @@ class Raft(ServerState):
         first_members: Configuration | None = None,
         new_cluster_id: str = "",
         last_applied: int = 0,
+        recovery_id: int = 0,
     ) -> None:
         if last_applied > log.last_index:
             raise ValueError(f"last_applied is {last_applied}, but the log of {node_id} ends at {log.last_index}")
@@ -84,6 +97,7 @@ class Raft(ServerState):
             first_members=first_members,
             new_cluster_id=new_cluster_id,
             last_applied=last_applied,
+            recovery_id=recovery_id,
         )
         log.max_window_bytes = settings.max_window_bytes
         roles.refresh_configuration(self, now)
@@ -248,8 +262,18 @@ class Raft(ServerState):
 
     def stable_to(self, index: int, term: int) -> None:
         """The own disk has the log up to `index`; ignored where the entry there has another term than `term`."""
-        if self.log.stable_to(index, term) and self.leadership is not None:
-            append_entries.advance_commit_index(self, self.latest_now)
+        if self.log.stable_to(index, term):
+            if self.leadership is not None:
+                append_entries.advance_commit_index(self, self.latest_now)
+            recovery.notice_end(self)
+
+    def recovery_saved(self) -> None:
+        """The disk says that the recovery is over: after recovery_finished, nothing else ends it."""
+        if not self.recovery_finished:
+            raise ValueError(f"{self.node_id} has not recovered: its barrier is {self.recovery_index}")
+        self.recovery_id = self.recovery_index = 0
+        self.recovery_finished = False
+        timing.reset_election_deadline(self, self.latest_now)
 
     # Outputs
 

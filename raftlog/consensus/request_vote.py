@@ -185,6 +185,8 @@ def _grant_vote(state: ServerState, message: RequestVote, now: float) -> None:
 
 def _refusal_in_any_term(state: ServerState, message: RequestVote, now: float) -> str:
     """Why the request is refused without so much as looking at its term; "": it is not."""
+    if state.recovery_id:
+        return "its disk had lost what it promised; it does not vote until that is there again"
     if message.recipient_incarnation:
         if message.recipient_incarnation != state.incarnation:
             return f"asked incarnation {message.recipient_incarnation}, this is {state.incarnation}"

@@ -120,6 +120,7 @@ class ServerState:
         first_members: Configuration | None,
         new_cluster_id: str,
         last_applied: int,
+        recovery_id: int = 0,
     ) -> None:
         self.node_id = node_id
         self.incarnation = incarnation
@@ -165,6 +166,13 @@ class ServerState:
         self.configuration_index = 0
         # It is committed that this server is no member any more. Changes: membership.py. Invariant: stays true.
         self.is_removed = False
+        # Not 0: the disk has lost some of what it had promised (recovery.py). Changes: Raft.recovery_saved(), to 0.
+        # Durable: that it is 0, before it is (recovery_finished).
+        self.recovery_id = recovery_id
+        # The barrier and the term of the leader that named it; 0: none has, yet.
+        self.recovery_index = 0
+        self.recovery_term = 0
+        self.recovery_finished = False
         # The host said that this server must not lead. Changes: Raft.withdraw(). Invariant: stays true.
         self.is_withdrawn = False
 

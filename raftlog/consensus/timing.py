@@ -12,7 +12,7 @@ def may_campaign(state: ServerState) -> bool:
 
     With an empty log only a first member of a new cluster may (rule 4 of the design).
     """
-    if state.is_removed or state.is_withdrawn:
+    if state.is_removed or state.is_withdrawn or state.recovery_id:
         return False
     if state.log.is_empty:
         return state.first_members is not None and state.node_id in state.first_members.voters
@@ -116,7 +116,7 @@ def count_acknowledged_round(state: ServerState, peer: str, round_: int) -> bool
 def recount_quorum(state: ServerState) -> None:
     """An acknowledgement or the configuration is new: since when is a majority known to follow?"""
     assert state.leadership is not None
-    times = {other: each.acked_at for other, each in state.progress.items()}
+    times = {other: each.acked_at for other, each in state.progress.items() if not each.recovery_id}
     times[state.node_id] = INFINITY
     state.leadership.quorum_acked_at = majority_value(state.configuration, times, float("-inf"))
 
@@ -125,7 +125,7 @@ def quorum_round(state: ServerState) -> int:
     """The newest round that a majority answered."""
     leadership = state.leadership
     assert leadership is not None
-    rounds = {peer: progress.acked_round for peer, progress in state.progress.items()}
+    rounds = {peer: each.acked_round for peer, each in state.progress.items() if not each.recovery_id}
     rounds[state.node_id] = leadership.round
     return majority_value(state.configuration, rounds, 0)
 
