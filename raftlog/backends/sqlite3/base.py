@@ -21,7 +21,7 @@ from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.creation import DatabaseCreation
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
-from raftlog.backends.sqlite3.file import DatabaseFile, cluster_id_of, opened
+from raftlog.backends.sqlite3.file import DatabaseFile, opened
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
 from raftlog.backends.sqlite3.reading import TableReader
@@ -66,9 +66,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         log = log_for(self.alias)
         connection, file = self._open_file(name, log, args, kwargs)
         if not in_memory:
-            sqlite_cursor = sqlite_only_cursor(connection)
-            sqlite_cursor.execute("PRAGMA journal_mode = WAL")
-            log.connected(cluster_id_of(sqlite_cursor))
+            sqlite_only_cursor(connection).execute("PRAGMA journal_mode = WAL")
         connection.control = Control(
             connection,
             self._make_turn(f":memory:{id(connection)}"),
@@ -78,6 +76,7 @@ class DatabaseWrapper(stock.DatabaseWrapper):
             turn_limit=None if log.holds_turn and self._turn_limit == DEFAULT_TURN_LIMIT else self._turn_limit,
             snapshot_isolation=self._snapshot_isolation,
         )
+        connection.control.notice_database()
         return connection
 
     def _make_turn(self, unshared: str) -> Turn:

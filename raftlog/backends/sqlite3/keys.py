@@ -51,6 +51,7 @@ class TransactionKeys(TakenKeys["Transaction"]):
         transaction = self._transaction
         blocks = transaction.log.key_blocks
         assert blocks is not None
+        transaction.notice_database()
         epoch = transaction.key_epoch(table)
         missing = blocks.missing(table, count, epoch)
         if missing:

@@ -21,7 +21,7 @@ from raftlog.backends.log import TransactionLog
 from raftlog.backends.sqlite3.authorizer import Authorizer
 from raftlog.backends.sqlite3.capture import Capture
 from raftlog.backends.sqlite3.cursor import Connection, GuardedCursor
-from raftlog.backends.sqlite3.file import DatabaseFile
+from raftlog.backends.sqlite3.file import DatabaseFile, cluster_id_of
 from raftlog.backends.sqlite3.gather import encoded, gather
 from raftlog.backends.sqlite3.keys import TransactionKeys
 from raftlog.backends.sqlite3.observed import Observed
@@ -79,6 +79,9 @@ class Transaction:
         self._pending: weakref.WeakSet[GuardedCursor] = weakref.WeakSet()
         self._savepoints: list[tuple[str, int]] = []  # name, length of the captured changes
         self._has_tables = False
+        # schema_version when it was last looked whose database this is, and the cluster's id then.
+        self._noticed_version = -1
+        self._noticed_cluster = ""
         self._death: Exception | None = None
         self._is_expiring = False  # the watchdog interrupts what runs
         self._lock = threading.RLock()
@@ -135,6 +138,21 @@ class Transaction:
             except (KeyError, UnsupportedTable):  # the statement itself will say what is wrong
                 return False
 
+    def notice_database(self) -> bool:
+        """Whether the database has become another cluster's since the last call, by an image (rule 17).
+
+        Blocks of keys are void then: whatever reserved them is in no log of that cluster. An image moves schema_version
+        as every schema change does, so this costs a PRAGMA as long as nothing happens.
+        """
+        with self._internal():
+            (version,) = self._cursor.execute("PRAGMA main.schema_version").fetchone()
+            if version == self._noticed_version:
+                return False
+            before, self._noticed_cluster = self._noticed_cluster, cluster_id_of(self._cursor)
+            self._noticed_version = version
+        self.log.connected(self._noticed_cluster)
+        return before not in ("", self._noticed_cluster)
+
     def key_epoch(self, table: str) -> int:
         """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
         with self._internal():
@@ -156,11 +174,15 @@ class Transaction:
             if not self._tables_exist():
                 self.applier.make_tables()
             self.capture.renew()
+            is_another = self.notice_database()
             self._cursor.execute("BEGIN IMMEDIATE")
             self.applier.marks.begin()
             for name, _ in self._savepoints:
                 self._cursor.execute(f"SAVEPOINT {quoted(name)}")
             self.base = self.applier.applied_index
+            if has_read and (self.base < seen or is_another):
+                effects.conflicted()
+                raise TransactionConflict("another image of the database was installed meanwhile; nothing was changed")
             if has_read and self.base != seen:
                 self._check_reads_since(seen)
 
