@@ -50,6 +50,16 @@ class PayloadTooLarge(NotProposed):
     """A command is larger than a limit. Nothing was done."""
 
 
+class CommandNotSupported(NotProposed):
+    """A member that votes does not know this command in this version, so no leader proposes it: it has older code, or
+    had when it was last heard. Nothing was done; the text names the members. Try again once they are upgraded."""
+
+
+class NodeCannotApply(NotProposed):
+    """This host's node has met an entry that its code cannot apply, and stands still before it. Nothing was done.
+    Install the code that knows it and restart the node; nothing was skipped."""
+
+
 class NodeUnavailable(NotProposed):
     """The local node cannot be reached: is `manage.py raft run` running on this host?"""
 
@@ -178,6 +188,10 @@ class FrameRefused(TransportError):
 
 class ApplyStopped(RaftlogError):
     """This node cannot apply an entry (an unknown command, an error not the command's own). Nothing is skipped."""
+
+
+class UnknownEntry(ApplyStopped):
+    """This node's code knows no such command, version, argument or kind of entry; newer code may."""
 
 
 class DatabaseReplaced(ApplyStopped):

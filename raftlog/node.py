@@ -41,13 +41,15 @@ from raftlog.replication.divergence import Divergence
 from raftlog.replication.position import check_position
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
+from raftlog.runtime.abilities import Abilities
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.server import RaftServer
 from raftlog.storage import Storage, open_storage
+from raftlog.storage.members import MemberCommands, load_members, save_members
 from raftlog.transport.client import NodeClient
-from raftlog.transport.handshake import Identity
+from raftlog.transport.handshake import Identity, RemoteHello
 from raftlog.transport.peer_channel import channel_factory
 from raftlog.transport.peer_requests import PeerRequests
 
@@ -86,7 +88,9 @@ class Node:
         self._started_at = clock.monotonic()
         # Set once this node knows that it is no member any more: the process ends.
         self.removed = threading.Event()
-        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        # None: what is applied has no commands of its own.
+        self.abilities: Abilities | None = None
+        self._events: queue.SimpleQueue[Event | MemberCommands | None] = queue.SimpleQueue()
         self._event_thread = threading.Thread(
             target=self._send_signals, name=f"raftlog-{settings.node_id}-events", daemon=True
         )
@@ -144,6 +148,7 @@ class Node:
         if self.comparison is not None:
             compared = self.comparison.status()
             status["problems"] += compared.pop("problems")
+            status["warnings"] += compared.pop("warnings")
             status["healthy"] = not status["problems"]
             status |= compared
         return {
@@ -206,6 +211,11 @@ class Node:
             look_around=database.look_around if database is not None else lambda: None,
         )
         if database is not None:
+            database.on_unknown_entry = service.withdraw
+            remembered = load_members(storage.filesystem, storage.directory)
+            self.abilities = service.state.proposals.abilities = Abilities(
+                raft, service.state.monitor, self.identity.commands, remembered, self._events.put
+            )
             self.comparison = Comparison(service, database, self._requests.ask, self._has_diverged, service.died)
         return service
 
@@ -218,8 +228,14 @@ class Node:
             self._address_of,
             ssl_context=self._client_tls(),
             max_message_bytes=max_message_bytes(self.settings),
+            on_hello=self.hear,
         )
         return factory(peer_id, on_message, on_close)
+
+    def hear(self, remote: RemoteHello) -> None:
+        """A peer has said of itself what it is."""
+        if self.abilities is not None:
+            self.abilities.hear(remote.node_id, remote.commands)
 
     def _client_tls(self) -> ssl.SSLContext | None:
         return client_tls(self.settings) if self.settings.uses_tls else None
@@ -235,9 +251,12 @@ class Node:
         return self.service.state.raft.role is Role.LEADER
 
     def _send_signals(self) -> None:
-        """Body of the event thread: what the core tells becomes Django signals, outside every other thread's way."""
+        """Body of the event thread, out of every other one's way: what the core tells becomes Django signals."""
         leader = ("", 0)
         while (event := self._events.get()) is not None:
+            if isinstance(event, dict):
+                self._remember_members(event)
+                continue
             if isinstance(event, RemovedFromCluster):
                 self.removed.set()
             if isinstance(event, ConfigurationChanged):
@@ -246,6 +265,12 @@ class Node:
             if now is not None and now != leader:
                 leader = now
                 send(signals.leader_changed, sender=self, leader_id=now[0], term=now[1])
+
+    def _remember_members(self, members: MemberCommands) -> None:
+        try:
+            save_members(self._storage.filesystem, self._storage.directory, members)
+        except OSError as error:
+            logger.warning("what the members can apply is not kept over a restart: %s", error)
 
     def _pin_cluster_id(self, applied_index: int) -> None:
         """Write the cluster id into the folder once the entry that carries it is committed and applied."""

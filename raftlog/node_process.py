@@ -58,6 +58,7 @@ def run_node(
         node.identity,
         asgi_application,
         allow_peer=node.service.knows,
+        on_hello=node.hear,
         max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
         requests={

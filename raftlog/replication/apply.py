@@ -34,7 +34,7 @@ from raftlog.consensus.entries import (
     EntryBatch,
     client_header,
 )
-from raftlog.exceptions import ApplyStopped, InvalidEntry
+from raftlog.exceptions import ApplyStopped, InvalidEntry, NodeCannotApply, NotProposed, UnknownEntry
 from raftlog.replication import codec, images
 from raftlog.replication.after_commit import after_commit
 from raftlog.replication.certify import VerdictKind, encode_verdict
@@ -88,6 +88,8 @@ class DatabaseStateMachine:
         # False while the database is unavailable, or apply has stopped; `last_error` says why, "" where it is healthy.
         self.healthy = True
         self.last_error = ""
+        # Called with what this node's code cannot apply; then apply() waits until the node stops. None: it raises.
+        self.on_unknown_entry: Callable[[str, type[NotProposed]], None] | None = None
         self._commands = commands
         self._sessions = Sessions()
         self._database: ApplyConnection | None = None
@@ -195,6 +197,9 @@ class DatabaseStateMachine:
                     raise ApplyStopped(f"stopped while entry {held.index} was held") from held
             except ApplyStopped as stopped:
                 self._unhealthy(str(stopped))
+                if isinstance(stopped, UnknownEntry) and self.on_unknown_entry is not None:
+                    self.on_unknown_entry(str(stopped), NodeCannotApply)
+                    self._stopping.wait()
                 raise
             except DjangoDatabaseError as error:
                 self._wait_for_database(error, batch, delay)
@@ -293,7 +298,7 @@ class DatabaseStateMachine:
             self._adopt_cluster(entry, run)
         elif kind != NO_OP:
             raise Cut(
-                ApplyStopped(f"entry {entry.index} is of kind {kind}, which this version of raftlog cannot apply")
+                UnknownEntry(f"entry {entry.index} is of kind {kind}, which this version of raftlog cannot apply")
             )
 
     def _adopt_cluster(self, entry: Entry, run: Run) -> None:

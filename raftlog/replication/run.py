@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from raftlog.consensus.entries import HEADER_BYTES, EntryBatch
-from raftlog.exceptions import ApplyStopped
+from raftlog.exceptions import ApplyStopped, UnknownEntry
 from raftlog.replication import codec, running_hash
 from raftlog.replication.context import CommandContext
 from raftlog.replication.fingerprint import EMPTY
@@ -105,14 +105,14 @@ def find_command(commands: Registry, entry: Entry) -> tuple[Command, dict[str, A
         known = [v for n, v in commands.known() if n == name]
         have = f"it knows version {', '.join(map(str, known))}" if known else "it knows none of that name"
         raise Cut(
-            ApplyStopped(
+            UnknownEntry(
                 f"entry {entry.index} is the command {name!r} version {version}, which this node does not know "
                 f"({have}); install the code that has it and start the node again"
             )
         )
     if not command.arguments.accepts(arguments.keys()):
         raise Cut(
-            ApplyStopped(
+            UnknownEntry(
                 f"entry {entry.index}: {command!r} does not take the arguments {sorted(arguments)}; this node's "
                 "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
             )

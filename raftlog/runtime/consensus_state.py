@@ -26,7 +26,7 @@ from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull, InvalidEntry, NodeDiverged, NodeUnavailable, ProtocolViolation
+from raftlog.exceptions import DiskFull, InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.monitor import Monitor, MonitorCondition
@@ -71,6 +71,7 @@ class ConsensusState:
         self.stopping = False
         # Why this node serves no reads and no proposals and does not lead ("": it does). Changes once: withdraw().
         self.withdrawn = ""
+        self._withdrawn_error = ""
         # Why appends are refused just now ("": they are not), and the work that found no room; order is kept:
         # it is written before anything that take_unstable() gives later, a truncation included.
         self.disk_full = ""
@@ -224,7 +225,7 @@ class ConsensusState:
             now = self.monitor.monotonic()
             for payloads, deadline, done in batches:
                 if self.withdrawn:
-                    refused = [refusal(payload[KEY], NodeDiverged.__name__, self.withdrawn) for payload in payloads]
+                    refused = [refusal(payload[KEY], self._withdrawn_error, self.withdrawn) for payload in payloads]
                     afterwards.append(_call(done, refused))
                     continue
                 afterwards += _calls(self.proposals.submit(payloads, deadline, done, now))
@@ -320,6 +321,8 @@ class ConsensusState:
             wake = self.peer_work
         if not (self.turns.is_idle and self.proposals.turns.is_idle):
             afterwards += self._move_turns(now)
+        if refused := self.proposals.take_refused():
+            afterwards += _calls(refused)
         reads = raft.take_reads()
         if reads:
             afterwards += _read_calls(self.reads.confirmed(reads, now))
@@ -404,14 +407,15 @@ class ConsensusState:
 
     # Withdrawing and stopping
 
-    def withdraw(self, reason: str) -> None:
-        """This node's database is not what the log made it: refuse reads and proposals, those that wait included, and
-        do not stand for election. Monitor: takes it."""
+    def withdraw(self, reason: str, error: type[NotProposed] = NodeDiverged) -> None:
+        """This node's database is not what the log made it, or stands still: refuse reads and proposals, those that
+        wait included, with `error`, and do not stand for election. Monitor: takes it."""
         with self.monitor:
             now = self.monitor.monotonic()
             self.withdrawn = reason
+            self._withdrawn_error = error.__name__
             self.raft.withdraw(now)
-            afterwards = _calls(self.proposals.end_all(NodeDiverged.__name__, reason))
+            afterwards = _calls(self.proposals.end_all(self._withdrawn_error, reason))
             afterwards += _read_calls(self.reads.end_all(reason))
             afterwards += [_call(done, granted) for done, granted in self.turns.end_all()]
             afterwards += self.settle(now, wake=self.peer_work)

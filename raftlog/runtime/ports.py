@@ -25,7 +25,7 @@ class ForwardProposals(Message, frozen=True, tag="fp"):
 
 
 class ForwardResponse(Message, frozen=True, tag="fpr"):
-    """`first_index` 0: nothing was appended, `reason` says why ("not_leader", "overloaded", "too_large", …)."""
+    """`first_index` 0: nothing was appended, `reason` says why ("not_leader", "overloaded", "unsupported", …)."""
 
     request_id: int
     first_index: int
@@ -33,6 +33,8 @@ class ForwardResponse(Message, frozen=True, tag="fpr"):
     reason: str
     # The payloads (their keys) that a refusal is about; empty: all of the request.
     keys: list[bytes] = []  # msgspec copies it
+    # What the callers of "unsupported" are told.
+    text: str = ""
 
 
 # The cluster's write turn (rule 15 of the design; turn_queue.py, turns.py). `key` names who asks: the session and

@@ -22,7 +22,8 @@ import msgspec
 from raftlog.consensus.entries import KEY
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import NotLeader, Overloaded
+from raftlog.exceptions import CommandNotSupported, NotLeader, Overloaded
+from raftlog.runtime.abilities import Abilities
 from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
 from raftlog.runtime.turn_queue import TurnQueue
 
@@ -82,6 +83,10 @@ class Proposals:
         self._leaderless_since: float | None = None
         # Whose turn it is, where this server leads: what the turn holds back is not appended yet.
         self.turns = TurnQueue()
+        # What the voters can apply; None: nobody asks.
+        self.abilities: Abilities | None = None
+        # Answers to callers whose proposals were refused while they were placed: take_refused().
+        self._refused: list[tuple[Done, list[Outcome]]] = []
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -121,6 +126,9 @@ class Proposals:
 
         None: some are held back; the answer comes from move_turns().
         """
+        if unsupported := self._unsupported(message.payloads):
+            text = next(iter(unsupported.values()))
+            return self._forward_response(message.sender, message.request_id, 0, "unsupported", unsupported, text)
         passing, held = self._divide(message.payloads)
         if held and not self.turns.has_room(held):
             return self._forward_response(message.sender, message.request_id, 0, "overloaded")
@@ -129,6 +137,18 @@ class Proposals:
             return response
         self.turns.hold(held, message.sender, message.request_id, now)
         return None
+
+    def _unsupported(self, payloads: list[bytes]) -> dict[bytes, str]:
+        """Key -> why, of those that some voter could not apply, where this server leads."""
+        abilities = self.abilities
+        if abilities is None or self._raft.role is not Role.LEADER:
+            return {}
+        return {payload[KEY]: reason for payload in payloads if (reason := abilities.refusal(payload))}
+
+    def take_refused(self) -> list[tuple[Done, list[Outcome]]]:
+        """Callers of this node that are answered since the last call."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def _divide(self, payloads: list[bytes]) -> tuple[list[bytes], list[bytes]]:
         """Those that may be appended now, and those that the write turn holds back."""
@@ -141,6 +161,8 @@ class Proposals:
     def _append_forwarded(self, peer: str, request_id: int, payloads: list[bytes], now: float) -> ForwardResponse:
         raft = self._raft
         first_index, reason = 0, ""
+        if self._unsupported(payloads):  # since they were held back a voter was added: refused when it comes again
+            return self._forward_response(peer, request_id, 0, "overloaded")
         try:
             if payloads:
                 first_index = raft.propose(payloads, self._log_time(now), now).index
@@ -153,11 +175,17 @@ class Proposals:
         return self._forward_response(peer, request_id, first_index, reason)
 
     def _forward_response(
-        self, peer: str, request_id: int, first_index: int, reason: str, keys: Iterable[bytes] = ()
+        self,
+        peer: str,
+        request_id: int,
+        first_index: int,
+        reason: str,
+        keys: Iterable[bytes] = (),
+        text: str = "",
     ) -> ForwardResponse:
         raft = self._raft
         return ForwardResponse(
-            raft.current_term, raft.node_id, peer, request_id, first_index, raft.leader_id, reason, list(keys)
+            raft.current_term, raft.node_id, peer, request_id, first_index, raft.leader_id, reason, list(keys), text
         )
 
     def move_turns(self, now: float) -> tuple[list[ForwardResponse], list[tuple[Done, list[Outcome]]]]:
@@ -248,7 +276,9 @@ class Proposals:
         _, keys = self._forwarded.pop(response.request_id, ("", []))
         if response.first_index:
             return []
+        others: list[bytes] = []
         if response.keys:
+            others = [key for key in keys if key not in response.keys]
             keys = [key for key in keys if key in response.keys]
         refused: list[bytes] = []
         for key in keys:
@@ -257,6 +287,14 @@ class Proposals:
                 waiter.doubts -= 1
                 waiter.placed_with = ""
                 refused.append(key)
+        if response.reason == "unsupported":  # the leader has done nothing with the others either: at once again
+            for key in others:
+                if (waiting := self._waiters.get(key)) is not None:
+                    waiting.doubts -= 1
+            ended = [key for key in refused if not self._waiters[key].doubts]
+            answered = self._end(ended, CommandNotSupported.__name__, response.text)
+            self._place(others, now)
+            return answered
         if words := _REFUSALS.get(response.reason):
             return self._end([key for key in refused if not self._waiters[key].doubts], "Overloaded", words)
         self._park(refused, now)
@@ -330,6 +368,11 @@ class Proposals:
         keys = [key for key in keys if key in self._waiters]
         if not keys:
             return
+        if unsupported := self._unsupported([self._waiters[key].payload for key in keys]):
+            for key, reason in unsupported.items():
+                if not self._waiters[key].doubts:
+                    self._refused += self._end([key], CommandNotSupported.__name__, reason)
+            keys = [key for key in keys if key not in unsupported]
         if raft.role is Role.LEADER:
             if not self._append_own(keys, now):
                 self._park(keys, now)

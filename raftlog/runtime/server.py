@@ -17,7 +17,7 @@ from raftlog.consensus.entries import CLIENT_KINDS, HEADER_BYTES
 from raftlog.consensus.events import ConfigurationChanged, Event, MemberLeft
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import LogCompacted, LogTruncated, PayloadTooLarge
+from raftlog.exceptions import LogCompacted, LogTruncated, NodeDiverged, NotProposed, PayloadTooLarge
 from raftlog.runtime.apply import state_machine_main
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.election_timer import election_timer_main
@@ -189,13 +189,13 @@ class RaftServer:
         candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
         return max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer), default="")
 
-    def withdraw(self, reason: str) -> None:
+    def withdraw(self, reason: str, error: type[NotProposed] = NodeDiverged) -> None:
         """Serve no reads and no proposals and lead no more: another voter is asked to, else this one resigns.
 
         Monitor: must not be held. Blocks for up to two election timeouts.
         """
         state = self.state
-        state.withdraw(reason)
+        state.withdraw(reason, error)
         self._hand_over(state.monitor.monotonic() + 2 * self._election_timeout)
         with state.monitor:
             now = state.monitor.monotonic()

@@ -60,6 +60,11 @@ def node_status(
     if waits_for is not None and (words := waits_for()):
         problems.append(f"apply: {words}")
     status["problems"] = problems
+    status["warnings"] = [
+        f"{node_id} does not know {', '.join(member['lacks'])}: refused until it does"
+        for node_id, member in members.items()
+        if member["voter"] and member["lacks"]
+    ]
     status["healthy"] = not problems
     status["threads"] = {
         thread.name: {"doing": thread.doing, "seconds": round(max(0.0, now - thread.since), 3)} for thread in threads
@@ -112,6 +117,8 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         "priority": server.priority,
         "voter": raft.configuration.is_voter(node_id),
         "learner": node_id in raft.configuration.learners,
+        # Commands of this node that its code had not when it was last heard.
+        "lacks": state.proposals.abilities.lacking(node_id) if state.proposals.abilities is not None else [],
         "connected": node_id == raft.node_id or (node_id in peers and peers[node_id].connected),
         "last_error": peers[node_id].last_error if node_id in peers else "",
         "last_contact": None,

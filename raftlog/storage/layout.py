@@ -5,6 +5,7 @@
     hard_state                            two slots, see hard_state.py
     log-<sequence>-<first index>.segment  see segment.py; sequences count up without gaps
     wanted                                locked by those who wait for the lock, see interest.py
+    members                               what the members could apply when they were last heard, see members.py
     *.new                                 a file being made; removed at the next start
 
 A directory exists as a node's once `metadata` is in it: it is written last, so a crash before that

@@ -44,7 +44,7 @@ from raftlog.transport.close_codes import (
     close_reason,
 )
 from raftlog.transport.frames import MAX_MESSAGE_BYTES, PEER_CODEC, Codec
-from raftlog.transport.handshake import CLIENT, HANDSHAKE_TIMEOUT, PEER, Identity, ServerHandshake, Session
+from raftlog.transport.handshake import CLIENT, HANDSHAKE_TIMEOUT, PEER, Identity, RemoteHello, ServerHandshake, Session
 from raftlog.transport.outbox import Outbox, Send
 from raftlog.transport.refusals import Refusals
 
@@ -79,6 +79,8 @@ class Inbound:
     bound_requests: Mapping[str, BoundRequest] = field(default_factory=dict)
     # Called, off the event loop, with what bound requests had as their connection, once that has ended.
     client_gone: Callable[[object], None] | None = None
+    # Called, off the event loop, with what a peer says of itself when it connects.
+    on_hello: Callable[[RemoteHello], None] | None = None
     refusals: Refusals = field(default_factory=Refusals)
 
     def __post_init__(self) -> None:
@@ -229,6 +231,8 @@ class PeerConsumer(RaftConsumer):
         inbound.peers[peer] = self
         if older is not None:
             self._replacing = asyncio.create_task(older._close(REPLACED, ""))
+        if inbound.on_hello is not None:
+            inbound.tell(inbound.on_hello, self.session.remote)
         inbound.tell(inbound.service.peer_connected, peer)
 
     def on_frame(self, frame: bytes, arrived_at: float) -> None:

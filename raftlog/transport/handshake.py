@@ -297,7 +297,9 @@ class ClientHandshake(Generic[T]):
         if not hmac.compare_digest(challenge.proof, transcript.server_proof):
             raise HandshakeRefused(WRONG_SECRET, "the server could not prove that it holds the secret")
         if not MIN_VERSION <= hello.version <= MAX_VERSION:
-            raise HandshakeRefused(WRONG_VERSION, f"the server chose version {hello.version}")
+            raise HandshakeRefused(
+                WRONG_VERSION, f"the server chose version {hello.version}, here {MIN_VERSION} to {MAX_VERSION}"
+            )
         _check_cluster_id(self._cluster_id, hello.cluster_id)
         if self._recipient and hello.node_id != self._recipient:
             raise HandshakeRefused(WRONG_NODE, f"this address belongs to {hello.node_id!r}, not {self._recipient!r}")
@@ -377,7 +379,8 @@ class ServerHandshake(Generic[T]):
         if version < max(hello.min_version, MIN_VERSION):
             raise HandshakeRefused(
                 WRONG_VERSION,
-                f"version {hello.min_version} to {hello.max_version} offered, here {MIN_VERSION} to {MAX_VERSION}",
+                f"version {hello.min_version} to {hello.max_version} offered, here {MIN_VERSION} to {MAX_VERSION}: "
+                "upgrade the older one",
             )
         if hello.role != self._role:
             raise HandshakeRefused(BAD_FRAME, f"role is {hello.role[:40]!r}, this path is for {self._role!r}")

@@ -20,6 +20,8 @@ from raftlog.transport.handshake import PEER, PEER_PATH, ClientHandshake, Identi
 
 CONNECT_TIMEOUT: Final = 2.0  # seconds, for connecting and the handshake together
 
+OnHello = Callable[[RemoteHello], None]
+
 
 class Backoff:
     """How long to wait before connecting again: doubles from `first` to `limit` seconds, with jitter."""
@@ -55,7 +57,9 @@ class WebSocketPeerChannel:
         connect_timeout: float = CONNECT_TIMEOUT,
         send_timeout: float = SEND_TIMEOUT,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
+        on_hello: OnHello = lambda remote: None,
     ) -> None:
+        self._on_hello = on_hello
         self._peer_id = peer_id
         self._address = address
         self._identity = identity
@@ -93,6 +97,7 @@ class WebSocketPeerChannel:
         self._connection = connection
         connection.open(handshake, self._connect_timeout)
         self.remote_hello = connection.remote
+        self._on_hello(connection.remote)
         self.is_connected = True
         name = f"raftlog-{self._identity.node_id}-reader-{self._peer_id}"
         self._reader = threading.Thread(target=self._read, args=(connection,), name=name, daemon=True)
@@ -145,8 +150,12 @@ def channel_factory(
     connect_timeout: float = CONNECT_TIMEOUT,
     send_timeout: float = SEND_TIMEOUT,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
+    on_hello: OnHello = lambda remote: None,
 ) -> ChannelFactory:
-    """`address_of(peer_id)` is asked at each connect(); let it raise TransportError where it knows none."""
+    """`address_of(peer_id)` is asked at each connect(); let it raise TransportError where it knows none.
+
+    `on_hello` is called with what a peer says of itself, before anything is sent to it.
+    """
 
     def channel(peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
         return WebSocketPeerChannel(
@@ -159,6 +168,7 @@ def channel_factory(
             connect_timeout=connect_timeout,
             send_timeout=send_timeout,
             max_message_bytes=max_message_bytes,
+            on_hello=on_hello,
         )
 
     return channel

@@ -8,7 +8,7 @@ from django.db import OperationalError, connection, connections, transaction
 
 from raftlog import is_applying, signals
 from raftlog.consensus.entries import NO_OP_PAYLOAD, TRANSACTION, client_payload
-from raftlog.exceptions import ApplyStopped
+from raftlog.exceptions import ApplyStopped, NodeCannotApply
 from raftlog.replication import apply as apply_module
 from raftlog.replication import foreign_keys
 from raftlog.replication.apply import DatabaseStateMachine
@@ -132,6 +132,44 @@ def test_an_unknown_command_stops_apply_with_all_before_it_applied(database, siz
         updated.add(command)
     outcomes = apply_all(DatabaseStateMachine("default", commands=updated), log.payloads[4:])
     assert [told(outcome) for outcome in outcomes] == [None, 6]
+
+
+def test_a_node_that_meets_an_unknown_entry_stands_still_until_it_is_stopped(database):
+    """The process goes on: it votes and keeps the log, and says what it waits for."""
+    known = Registry()
+    known.add(commands.add_item)
+    machine = DatabaseStateMachine("default", commands=known)
+    told_at = threading.Event()
+    told = []
+
+    def on_unknown_entry(text, error):
+        told.append((text, error))
+        told_at.set()
+
+    machine.on_unknown_entry = on_unknown_entry
+    log = opened()
+    log.add(Command(lambda ctx: None, name="shop.newer", version=3))
+    raised = []
+
+    def body():
+        try:
+            apply_all(machine, log.payloads)
+        except ApplyStopped as stopped:
+            raised.append(stopped)
+        finally:
+            machine.close()
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    assert told_at.wait(60)
+    assert "entry 4 is the command 'shop.newer' version 3" in told[0][0]
+    assert told[0][1] is NodeCannotApply
+    assert machine.last_error == told[0][0]
+    assert not raised
+    machine.stop()
+    thread.join(60)
+    assert [str(stopped) for stopped in raised] == [told[0][0]]
+    assert machine.last_applied == 3
 
 
 @pytest.mark.parametrize(("kind", "name"), [("memory", "MemoryError"), ("os", "OSError"), ("exit", "SystemExit")])
