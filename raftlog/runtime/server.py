@@ -186,7 +186,8 @@ class RaftServer:
         """Monitor: held."""
         raft = self.state.raft
         voters = set(raft.configuration.voters) - {raft.node_id}
-        candidates = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
+        connected = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
+        candidates = [peer for peer in connected if raft.progress[peer].may_lead]
         return max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer), default="")
 
     def withdraw(self, reason: str, error: type[NotProposed] = NodeDiverged) -> None:
