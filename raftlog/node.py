@@ -273,13 +273,19 @@ class Node:
             logger.warning("what the members can apply is not kept over a restart: %s", error)
 
     def _pin_cluster_id(self, applied_index: int) -> None:
-        """Write the cluster id into the folder once the entry that carries it is committed and applied."""
+        """Write the cluster's id into the folder once an entry that has this folder as a member is applied.
+
+        Entries before that may be of another cluster, which this one was recovered or restored from.
+        """
         metadata = self._storage.metadata
         if not metadata.cluster_id:
-            cluster_id = self.service.state.raft.configuration.cluster_id
-            if cluster_id:
+            raft = self.service.state.raft
+            configuration = raft.configuration
+            server = configuration.servers.get(self.settings.node_id)
+            is_member = server is not None and server.incarnation == metadata.incarnation
+            if configuration.cluster_id and is_member and raft.configuration_index <= applied_index:
                 try:
-                    self._storage.set_cluster_id(cluster_id)
+                    self._storage.set_cluster_id(configuration.cluster_id)
                 except DiskFull as error:
                     logger.warning("the cluster id is not in the folder yet, the next batch tries again: %s", error)
 

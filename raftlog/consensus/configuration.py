@@ -32,6 +32,8 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     3. `outgoing` is empty except while the configuration is joint (Cold,new).
     4. `goal_voters` are the voters of the configuration that a change is on its way to, `goal_members` all its
        servers; both are empty except during a change, and set whenever it is joint.
+    5. `recovered_from` is set in the first configuration of a cluster that goes on with the log of another (`raft
+       recover`, `raft restore`): the id of that one.
     """
 
     cluster_id: str = ""  # 32 hex digits, drawn when the cluster is formed; "" before
@@ -41,6 +43,7 @@ class Configuration(msgspec.Struct, array_like=True, frozen=True):
     learners: tuple[str, ...] = ()
     goal_voters: tuple[str, ...] = ()
     goal_members: tuple[str, ...] = ()
+    recovered_from: str = ""
 
     @property
     def is_joint(self) -> bool:

@@ -295,21 +295,28 @@ class DatabaseStateMachine:
             result = run.stage.open(client_header(entry.payload), entry.index, entry.log_time)
             run.outcomes.append(Outcome(entry.payload[KEY], *result))
         elif kind == CONFIGURATION:
-            self._adopt_cluster(entry, run)
+            self._adopt_cluster(database, entry, run)
         elif kind != NO_OP:
             raise Cut(
                 UnknownEntry(f"entry {entry.index} is of kind {kind}, which this version of raftlog cannot apply")
             )
 
-    def _adopt_cluster(self, entry: Entry, run: Run) -> None:
-        """The database takes the cluster's id from the first configuration entry, and keeps it (rule 5)."""
+    def _adopt_cluster(self, database: ApplyConnection, entry: Entry, run: Run) -> None:
+        """The database takes the cluster's id from the first configuration entry, and keeps it (rule 5).
+
+        Only a cluster that goes on with this one's log changes it. Keys reserved before are then void: what had
+        reserved them may not be in this log (rule 12).
+        """
         try:
-            cluster_id = decode_configuration(entry.payload).cluster_id
+            configuration = decode_configuration(entry.payload)
         except InvalidEntry as error:
             raise Cut(ApplyStopped(f"entry {entry.index}: {error}")) from error
-        known = run.applied.cluster_id
+        known, cluster_id = run.applied.cluster_id, configuration.cluster_id
         if known and cluster_id != known:
-            raise Cut(ApplyStopped(f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"))
+            if configuration.recovered_from != known:
+                text = f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"
+                raise Cut(ApplyStopped(text))
+            database.void_reserved_keys(entry.index)
         run.applied = run.applied._replace(cluster_id=cluster_id)
 
     # One transaction

@@ -38,6 +38,10 @@ class TransactionPort(Protocol):
 
     def set_applied(self, index: int) -> None: ...
 
+    def void_reserved_keys(self, index: int) -> None:
+        """Entry `index` begins another cluster: no process may use keys that it reserved before."""
+        ...
+
     def take_differences(self) -> bytes:
         """What the entry applied or recorded last did to the sums of its tables: running_hash.encode_differences().
 
@@ -147,6 +151,11 @@ class ApplyConnection:
         if self.transactions is not None:
             with self.connection.wrap_database_errors:
                 self.transactions.record(index)
+
+    def void_reserved_keys(self, index: int) -> None:
+        if self.transactions is not None:
+            with self.connection.wrap_database_errors:
+                self.transactions.void_reserved_keys(index)
 
     def take_differences(self) -> bytes:
         return self.transactions.take_differences() if self.transactions is not None else b""

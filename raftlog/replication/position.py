@@ -17,8 +17,15 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None
         "Either the log folder or the database was exchanged or restored from elsewhere. Give this node the folder and "
         "the database that belong together; or delete its database (it is rebuilt from the log)."
     )
-    if found_cluster and cluster_id and found_cluster != cluster_id:
-        raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {cluster_id}. {ways_out}")
+    logs_cluster = log.configuration[1].cluster_id
+    if cluster_id and logs_cluster and cluster_id != logs_cluster:
+        raise IdentityMismatch(
+            f"the folder belongs to cluster {cluster_id}, its log to {logs_cluster}: `raft recover` or `raft restore` "
+            "was interrupted here. Run it again"
+        )
+    at_index = cluster_at(log, index) or cluster_id
+    if found_cluster and at_index and found_cluster != at_index:
+        raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {at_index}. {ways_out}")
     if index > log.last_index:
         raise IdentityMismatch(
             f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
@@ -28,3 +35,9 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None
             f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. "
             f"{ways_out}"
         )
+
+
+def cluster_at(log: RaftLog, index: int) -> str:
+    """The cluster whose log this was at `index`: a recovered or restored one goes on with that of another."""
+    found = [configuration.cluster_id for at, configuration in log.configurations if at <= index]
+    return found[-1] if found else ""

@@ -101,7 +101,7 @@ def configuration_from_data(data: Mapping[str, Any]) -> Configuration:
     try:
         servers = {node_id: Server(**server) for node_id, server in data["servers"].items()}
         lists = {name: tuple(map(str, data[name])) for name in _MEMBER_LISTS}
-        configuration = Configuration(cluster_id=str(data["cluster_id"]), servers=servers, **lists)
+        configuration = Configuration(cluster_id=str(data["cluster_id"]), servers=servers, recovered_from="", **lists)
     except (AttributeError, KeyError, TypeError) as error:
         raise InvalidEntry(f"a configuration of {sorted(data)}: {type(error).__name__} {error}") from error
     configuration.check()

@@ -69,6 +69,10 @@ class Storage:
             raise IdentityMismatch(
                 f"{self.directory}/{METADATA} belongs to cluster_id {self.metadata.cluster_id!r}, not {cluster_id!r}"
             )
+        self.replace_cluster_id(cluster_id)
+
+    def replace_cluster_id(self, cluster_id: str) -> None:
+        """As set_cluster_id(), whatever the folder holds: for a cluster that goes on with the log of another."""
         metadata = msgspec.structs.replace(self.metadata, cluster_id=cluster_id)
         _guarded(self.directory, lambda: save_metadata(self.filesystem, self.directory, metadata))
         self.metadata = metadata

@@ -39,7 +39,18 @@ REASONS: Final = {
     INTERNAL_ERROR: "internal error",
 }
 
+# What to do about it, for the side that is refused; not sent, since a close frame is short.
+HINTS: Final = {
+    WRONG_CLUSTER: "if that cluster was recovered or restored without this node, set this one's folder and database "
+    "aside (raft recover --rejoin), start it, and raft add it there",
+}
+
 MAX_REASON_BYTES: Final = 123  # RFC 6455, 5.5: a control frame holds 125 bytes, two of them the code
+
+
+def with_hint(code: int, reason: str) -> str:
+    hint = HINTS.get(code)
+    return f"{reason}; {hint}" if hint else reason
 
 
 def close_reason(code: int, detail: str) -> str:

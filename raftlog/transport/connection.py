@@ -23,7 +23,7 @@ from websockets.uri import parse_uri
 
 from raftlog.exceptions import FrameRefused, HandshakeRefused, TransportError
 from raftlog.runtime import clock
-from raftlog.transport.close_codes import TIMEOUT, close_reason
+from raftlog.transport.close_codes import TIMEOUT, close_reason, with_hint
 from raftlog.transport.frames import MAX_FRAME_BYTES
 from raftlog.transport.handshake import ClientHandshake, RemoteHello, Session
 from raftlog.transport.streams import RECEIVE_BYTES, SLICE, PlainWire, Target, TlsWire, Wire, connect_socket
@@ -263,7 +263,8 @@ class Connection(Generic[T]):
     def _ended(self) -> TransportError:
         close = self._protocol.close_rcvd
         if close is not None and 4400 <= close.code < 4500:
-            return HandshakeRefused(close.code, close.reason or close_reason(close.code, ""))
+            reason = close.reason or close_reason(close.code, "")
+            return HandshakeRefused(close.code, with_hint(close.code, reason))
         return TransportError(self._why_closed())
 
     def _why_closed(self) -> str:

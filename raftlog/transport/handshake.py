@@ -38,6 +38,7 @@ from raftlog.transport.close_codes import (
     WRONG_SECRET,
     WRONG_VENDOR,
     WRONG_VERSION,
+    with_hint,
 )
 from raftlog.transport.frames import BODY_AT, MAX_BODY_BYTES, MAX_MESSAGE_BYTES, Codec, FrameReader, FrameWriter
 
@@ -205,7 +206,8 @@ def _check_nonce(nonce: bytes) -> None:
 
 def _check_cluster_id(ours: str, theirs: str) -> None:
     if ours and theirs and ours != theirs:
-        raise HandshakeRefused(WRONG_CLUSTER, f"cluster id is {theirs[:40]!r}, here it is {ours!r}")
+        reason = f"cluster id is {theirs[:40]!r}, here it is {ours!r}"
+        raise HandshakeRefused(WRONG_CLUSTER, with_hint(WRONG_CLUSTER, reason))
 
 
 def _about_frame(identity: Identity, writer: FrameWriter[Any]) -> bytes:

@@ -118,6 +118,14 @@ class ApplyPort:
         before, self._edits = self._edits, edits
         return bool(edits != before)
 
+    def void_reserved_keys(self, index: int) -> None:
+        control = self._control
+        with control.internal():
+            control.ensure_open()
+            marks = control.applier.marks
+            for name in control.applier.schema.table_names():
+                marks.set_table(name, marks.table(name)._replace(key_epoch=index))
+
     def set_applied(self, index: int) -> None:
         with self._control.internal():
             self._control.ensure_open()

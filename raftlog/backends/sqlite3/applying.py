@@ -133,6 +133,13 @@ class ApplyPort:
         before, self._data_version = self._data_version, version
         return bool(version != before)
 
+    def void_reserved_keys(self, index: int) -> None:
+        applier = self._control.applier
+        with self._control._internal():
+            applier.schema.refresh()
+            for name in applier.schema.table_names():
+                applier.marks.set_table(name, applier.marks.table(name)._replace(key_epoch=index))
+
     def set_applied(self, index: int) -> None:
         with self._control._internal():
             self._control.applier.marks.set_applied(index)

@@ -1,0 +1,94 @@
+"""A majority is gone for good, on real processes: the recipe of docs/operations.md, and an old member that returns."""
+
+import json
+import sqlite3
+import time
+
+import pytest
+
+from raftlog.exceptions import RaftlogError
+from raftlog.replication import codec
+from raftlog.replication.client_session import BlockingAnswers, ClientSession
+from raftlog.runtime.ports import APPLIED
+from raftlog.testing.processes import ProcessCluster
+from tests.processes.recipes import follow
+
+pytestmark = pytest.mark.processes
+
+TIMEOUT = 60
+
+
+class Writer:
+    """Rows through a node, one entry each."""
+
+    def __init__(self, node):
+        self.session = ClientSession(node.client())
+        self.session.open(TIMEOUT)
+
+    def write(self, *values):
+        for value in values:
+            answers = BlockingAnswers(1)
+            body = codec.encode_command("bench.write_row", 1, {"value": value})
+            self.session.submit([body], answers, TIMEOUT)
+            answers.wait(TIMEOUT + 1)
+            assert answers.outcomes[0].status == APPLIED
+
+
+def rows(node):
+    raw = sqlite3.connect(f"file:{node.database}?mode=ro", uri=True)
+    try:
+        return sorted(value for (value,) in raw.execute("SELECT value FROM bench_row"))
+    finally:
+        raw.close()
+
+
+def wait_until(holds, what):
+    deadline = time.monotonic() + TIMEOUT
+    while not holds():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def test_two_of_three_hosts_are_gone_for_good(tmp_path):
+    with ProcessCluster(3, tmp_path, settings_module="raftlog.testing.bench_site.settings") as cluster:
+        a, _, c = cluster
+        cluster.start()
+        cluster.wait_for_leader(TIMEOUT)
+        a.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
+        Writer(a).write("one", "two")
+        cluster.wait_all_applied(TIMEOUT)
+        former = a.status()["cluster_id"]
+        cluster.kill("bc")
+        with pytest.raises(RaftlogError, match=r"the node of this host \(a\) is running"):
+            a.manage("raft", "recover")
+        a.kill()
+        shown, done = follow("recover", cluster)
+        assert "lost for good: b, c" in shown
+        assert "May be lost: whatever was acknowledged after entry" in shown
+        assert "Nothing was changed" in shown
+        assert "Done: the new cluster's id is" in done
+        a.start()
+        cluster.wait_for(lambda found: (found["a"] or {}).get("role") == "leader", TIMEOUT, "a leads alone")
+        assert a.status()["cluster_id"] != former
+        Writer(a).write("three")
+        assert rows(a) == ["one", "three", "two"]
+        an_old_member_is_refused(cluster, a, c)
+        follow("rejoin", cluster, {"ws://10.0.0.3:8000": c.address})
+        Writer(c).write("four")
+        cluster.wait_all_applied(TIMEOUT)
+        assert rows(c) == rows(a) == ["four", "one", "three", "two"]
+        c.stop()
+        c.start()
+        cluster.wait_all_applied(TIMEOUT)
+        assert c.status()["cluster_id"] == a.status()["cluster_id"]
+
+
+def an_old_member_is_refused(cluster, a, c):
+    """It comes back as it was, and is told why nobody talks with it and what to do."""
+    c.start()
+    cluster.wait_for(lambda found: found["c"], TIMEOUT, "c answers")
+    wait_until(lambda: "wrong cluster" in a.output(200), "a refuses c")
+    wait_until(lambda: "raft recover --rejoin" in json.dumps(c.status()), "c says why it is refused")
+    assert c.status()["role"] != "leader"
+    assert list(a.status()["members"]) == ["a"]
+    c.stop()
