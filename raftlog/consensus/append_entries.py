@@ -12,12 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raftlog.consensus import membership, priority, reads, recovery, roles
+from raftlog.consensus import install_snapshot, membership, priority, reads, recovery, roles
 from raftlog.consensus.configuration import Server
 from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
 from raftlog.consensus.events import IncarnationMismatch, LogTruncated
 from raftlog.consensus.log import FetchEntries, kind_of
-from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse
+from raftlog.consensus.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+)
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.quorum import majority_value
 from raftlog.consensus.request_vote import has_recorded_incarnation
@@ -65,19 +70,23 @@ def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: in
 
 def next_append_entries(
     state: ServerState, peer: str, now: float, *, urgent: bool
-) -> AppendEntries | FetchEntries | None:
+) -> AppendEntries | InstallSnapshot | FetchEntries | None:
     """What is due to `peer`: entries, else a newer commit index, else a heartbeat; `urgent`: no entries."""
     progress = state.progress.get(peer)
     if progress is None or membership.let_go(state, peer, now):
         return None
     if now >= progress.retry_at:
         progress.on_retry_deadline()
+    if install_snapshot.needs_snapshot(state, progress):
+        return install_snapshot.next_offer(state, peer, progress, now)
     if not urgent and progress.next_index <= state.log.last_index:
         settings = state.settings
         if progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
             return _next_entries(state, peer, progress, now)
     if is_heartbeat_due(state, progress, now):
-        return _build(state, peer, progress, progress.match_index, None, now)
+        # A peer that is not known to have the base may have it all the same: entries that lead there are in flight.
+        prev_log_index = max(progress.match_index, state.log.base.index)
+        return _build(state, peer, progress, prev_log_index, None, now)
     return None
 
 
@@ -115,11 +124,6 @@ def _next_entries(state: ServerState, peer: str, progress: Progress, now: float)
     settings, log = state.settings, state.log
     first_index = progress.next_index
     last_index = min(log.last_index, first_index + settings.max_append_entries - 1)
-    if first_index < log.first_index:
-        # Compacted away. A snapshot has to bring this peer up to first_index; until then it gets heartbeats.
-        if is_heartbeat_due(state, progress, now):
-            return _build(state, peer, progress, progress.match_index, None, now)
-        return None
     batch = log.slice(first_index, last_index, settings.max_append_bytes)
     if batch is None:
         last_index = min(last_index, log.window_first - 1)
@@ -134,6 +138,7 @@ def entries_fetched(state: ServerState, request: FetchEntries, batch: EntryBatch
         return None
     settings = state.settings
     is_due = batch.payloads and batch.first_index == progress.next_index and batch.last_index <= state.log.last_index
+    is_due = is_due and batch.first_index >= state.log.first_index  # compacted meanwhile
     if not is_due or not progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
         return None
     return _build(state, request.peer, progress, batch.first_index - 1, batch, now)
@@ -144,17 +149,13 @@ def _build(
 ) -> AppendEntries:
     """The message, with everything that its being sent changes."""
     leadership = _leadership(state)
-    if now >= leadership.round_began_at + state.settings.heartbeat_interval:
-        begin_round(state, now)
-        reads.attach_to_round(state)
+    join_round(state, progress, now)
     if entries is None:
         entries = EntryBatch(prev_log_index + 1, [], [])
     else:
         size = entries.payload_bytes
         progress.on_sent_entries(entries.last_index, size, leadership.round, now, state.settings.election_timeout)
     leader_commit = min(state.commit_index, entries.last_index)
-    progress.last_sent_at = now
-    progress.sent_round = leadership.round
     progress.sent_commit = max(progress.sent_commit, leader_commit)
     return AppendEntries(
         term=state.current_term,
@@ -171,6 +172,16 @@ def _build(
     )
 
 
+def join_round(state: ServerState, progress: Progress, now: float) -> None:
+    """A message is being made, which is one of the newest heartbeat round; where it is time, a new one begins."""
+    leadership = _leadership(state)
+    if now >= leadership.round_began_at + state.settings.heartbeat_interval:
+        begin_round(state, now)
+        reads.attach_to_round(state)
+    progress.last_sent_at = now
+    progress.sent_round = leadership.round
+
+
 def member(state: ServerState, peer: str) -> Server:
     """A server that this leader sends the log to."""
     return state.configuration.servers.get(peer) or _leadership(state).leaving[peer]
@@ -182,41 +193,62 @@ def member(state: ServerState, peer: str) -> Server:
 def on_append_entries_response(state: ServerState, message: AppendEntriesResponse, now: float) -> None:
     """§5.3: "If successful: update nextIndex and matchIndex for follower. If AppendEntries fails because of log
     inconsistency: decrement nextIndex and retry" — by the follower's hint instead of by one."""
-    if not has_recorded_incarnation(state, message.sender, message.incarnation):
+    progress = progress_of_answer(state, message, now)
+    if progress is None:
         return
+    if message.success:
+        _on_success(state, progress, message, now)
+    else:
+        next_index = _next_index_after_refusal(state, message)
+        progress.on_refused(message.match_index, next_index, state.log.base.index)
+    if state.leadership is not None:
+        membership.after_response(state, message.sender, now)
+
+
+def progress_of_answer(
+    state: ServerState, message: AppendEntriesResponse | InstallSnapshotResponse, now: float
+) -> Progress | None:
+    """What every answer of a follower says: its term, the round it answers, how far it is. None: not to be counted."""
+    if not has_recorded_incarnation(state, message.sender, message.incarnation):
+        return None
     if message.term > state.current_term:
         roles.become_follower(state, message.term, "", now, f"{message.sender} is in term {message.term}")
-        return
+        return None
     progress = state.progress.get(message.sender)
     if message.term < state.current_term or progress is None or recovery.notice(state, progress, message, now):
-        return
+        return None
     progress.last_log_index = message.last_log_index
     progress.applied_index = message.applied_index
     priority.on_answer(state, message.sender, message.may_lead, now)
     if count_acknowledged_round(state, message.sender, message.round):
         reads.confirm_reads(state, now)
         forget_rounds_before(state, quorum_round(state))
-    if message.success:
-        _on_success(state, progress, message, now)
-    else:
-        progress.on_refused(message.match_index, _next_index_after_refusal(state, message))
-    if state.leadership is not None:
-        membership.after_response(state, message.sender, now)
+    return progress
 
 
 def _on_success(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> None:
-    if message.match_index > state.log.last_index:
-        raise ProtocolViolation(
-            f"{message.sender} acknowledges index {message.match_index}; the log of its leader {state.node_id} "
-            f"ends at {state.log.last_index}"
-        )
     settings = state.settings
-    if progress.on_success(message.match_index, now, settings.election_timeout):
-        advance_commit_index(state, now)
-    elif progress.lost_what_was_in_flight(
+    if acknowledge_match(state, progress, message.match_index, now):
+        return
+    if progress.lost_what_was_in_flight(
         message.round, message.last_log_index, settings.max_append_bytes, now, settings.election_timeout
     ):
         progress.on_lost()
+
+
+def acknowledge_match(state: ServerState, progress: Progress, match_index: int, now: float) -> bool:
+    """A follower has the log up to `match_index`, durably. Returns whether that is news."""
+    if match_index > state.log.last_index:
+        raise ProtocolViolation(
+            f"a follower acknowledges index {match_index}; the log of its leader {state.node_id} ends at "
+            f"{state.log.last_index}"
+        )
+    rose = progress.on_success(match_index, now, state.settings.election_timeout)
+    if rose:
+        advance_commit_index(state, now)
+        if match_index >= state.commit_index:
+            progress.snapshot_index = 0  # it has caught up: the log need not be held for it
+    return rose
 
 
 def _next_index_after_refusal(state: ServerState, message: AppendEntriesResponse) -> int:
@@ -255,20 +287,11 @@ def _leadership(state: ServerState) -> Leadership:
 
 def receive_append_entries(state: ServerState, message: AppendEntries, now: float) -> None:
     """Figure 2, "AppendEntries RPC: Receiver implementation"."""
-    if message.recipient_incarnation and message.recipient_incarnation != state.incarnation:
-        # Rule 4 of the design: meant for a folder that is gone. The answer tells the leader so.
-        if state.node_id not in state.mismatches:
-            state.mismatches.add(state.node_id)
-            state.events.append(
-                IncarnationMismatch(state.current_term, state.node_id, message.recipient_incarnation, state.incarnation)
-            )
-        _refuse(state, message)
-        return
     # 1. "Reply false if term < currentTerm (§5.1)"
-    if message.term < state.current_term:
+    if is_for_another_incarnation(state, message) or message.term < state.current_term:
         _refuse(state, message)
         return
-    _follow(state, message, now)
+    follow(state, message, now)
     # 2. "Reply false if log doesn't contain an entry at prevLogIndex whose term matches prevLogTerm (§5.3)"
     entries = _entries_after_compaction(state, message)
     prev_log_index = entries.first_index - 1
@@ -277,18 +300,33 @@ def receive_append_entries(state: ServerState, message: AppendEntries, now: floa
         return
     _store(state, entries, message, now)
     # 5. "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)"
-    last_new_index = max(entries.last_index, prev_log_index)
+    state.snapshot_offer = None  # the logs agree here, so entries are all that is needed
+    # Only what the message covers is acknowledged: what was compacted here may reach beyond its leader's log.
+    last_new_index = max(message.entries.last_index, message.prev_log_index)
     state.commit_index = max(state.commit_index, min(message.leader_commit, last_new_index))
     membership.notice_removal(state)
     recovery.learn_barrier(state, message)
     _acknowledge(state, message, last_new_index)
 
 
-def _follow(state: ServerState, message: AppendEntries, now: float) -> None:
+def is_for_another_incarnation(state: ServerState, message: AppendEntries | InstallSnapshot) -> bool:
+    """Rule 4 of the design: meant for a folder that is gone. The answer tells the leader so."""
+    if message.recipient_incarnation in ("", state.incarnation):
+        return False
+    if state.node_id not in state.mismatches:
+        state.mismatches.add(state.node_id)
+        state.events.append(
+            IncarnationMismatch(state.current_term, state.node_id, message.recipient_incarnation, state.incarnation)
+        )
+    return True
+
+
+def follow(state: ServerState, message: AppendEntries | InstallSnapshot, now: float) -> None:
+    """A message of this term's leader, or of a newer term's."""
     if message.term == state.current_term and state.leader_id not in ("", message.sender):
         raise ProtocolViolation(
-            f"{message.sender} sends AppendEntries as the leader of term {message.term}, but {state.leader_id} "
-            "leads that term: a term has one leader (§5.2)"
+            f"{message.sender} sends {type(message).__name__} as the leader of term {message.term}, but "
+            f"{state.leader_id} leads that term: a term has one leader (§5.2)"
         )
     # §5.2: "If the leader's term is at least as large as the candidate's current term, then the candidate recognizes
     # the leader as legitimate and returns to follower state."
@@ -301,7 +339,7 @@ def _follow(state: ServerState, message: AppendEntries, now: float) -> None:
 
 def _entries_after_compaction(state: ServerState, message: AppendEntries) -> EntryBatch:
     """Entries that were compacted here are committed, so they match (Leader Completeness)."""
-    compacted = state.log.first_index - 1
+    compacted = state.log.base.index
     if message.prev_log_index >= compacted:
         return message.entries
     if message.entries.last_index <= compacted:

@@ -228,3 +228,42 @@ class RemovedFromCluster(Event):
 
     def __str__(self) -> str:
         return f"was removed from the cluster by the configuration at index {self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotOffered(Event):
+    """A leader's log does not go back far enough for a peer, which is to pull an image."""
+
+    peer: str = ""
+    next_index: int = 0
+    first_index: int = 0
+    snapshot_index: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"offers {self.peer} a snapshot: it needs entries from {self.next_index} on, the log begins at "
+            f"{self.first_index} (snapshot_index>={self.snapshot_index})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotNeeded(Event):
+    """A follower learned that it needs an image."""
+
+    peer: str = ""
+    minimum_index: int = 0
+
+    def __str__(self) -> str:
+        return f"needs a snapshot that holds entry {self.minimum_index}, offered by {self.peer}"
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRestored(Event):
+    """An image is on this server's disk; `kept_log`: its own log goes on after it, else the log begins anew there."""
+
+    index: int = 0
+    kept_log: bool = True
+
+    def __str__(self) -> str:
+        how = "goes on" if self.kept_log else "begins anew"
+        return f"restores the snapshot at index {self.index}; its log {how} there"

@@ -6,6 +6,7 @@ Rules about this file:
 - The window ends at last_index and always holds everything that is not stable. Older entries are
   read from disk by whoever needs them.
 - Indices are 1-based; ranges are inclusive.
+- Before the first entry stands the *base* (snapshot.py): the entries up to it are committed, and gone.
 """
 
 from __future__ import annotations
@@ -17,20 +18,35 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from raftlog.consensus.configuration import Configuration, decode_configuration
-from raftlog.consensus.entries import CONFIGURATION, EntryBatch, Run
+from raftlog.consensus.entries import CONFIGURATION, EntryBatch, EntryId, Run
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import TermRun
 
 kind_of: Final = itemgetter(0)  # of a payload, at the speed of C
+_first_of: Final = itemgetter(0)
 _PIECE: Final = 2048  # entries whose sizes are added up at once
 _KEPT_OF_WINDOW: Final = 0.75  # evicting goes down to this part of the window, so that it happens seldom
 
 
 class UnstableEntries(NamedTuple):
-    """Work for the log's writer: first truncate_from (0: nothing to remove), then append `entries`, then sync."""
+    """Work for the log's writer: first reset_to or truncate_from, then append `entries`, then sync.
+
+    reset_to: replace the whole log by this base (LogStore.reset_to), durably; None: keep it. Where it is set, tell
+    the core `stable_to(reset_to.index, reset_to.term)`, or that of the last of `entries`, once all is done.
+    truncate_from: remove the entries from there on; 0: nothing to remove.
+    """
 
     generation: int
     truncate_from: int
     entries: EntryBatch
+    reset_to: LogBase | None = None
+
+    @property
+    def last_id(self) -> EntryId | None:
+        """The last entry that is durable once this was carried out: what to tell stable_to(); None: nothing new."""
+        if len(self.entries):
+            return EntryId(self.entries.last_index, self.entries.last_term)
+        return EntryId(self.reset_to.index, self.reset_to.term) if self.reset_to is not None else None
 
 
 class FetchEntries(NamedTuple):
@@ -47,27 +63,31 @@ class RaftLog:
     """One server's log. Not thread-safe.
 
     Args:
-        first_index: of the entries on disk (1 where nothing was compacted, also when empty).
-        last_index: of the entries on disk, all of them stable.
-        term_runs: of the whole log, ascending.
-        configurations: (index, configuration) of every CONFIGURATION entry held, ascending.
-        last_log_time: log time of the last entry, microseconds; 0 in an empty log.
+        base: of the log on disk (all zero where nothing was ever compacted).
+        last_index: of the entries on disk, all of them stable; base.index where there are none (default).
+        term_runs: of the entries held, ascending.
+        configurations: (index, configuration) of every CONFIGURATION entry held, ascending; the base's is added.
+        last_log_time: log time of the last entry, microseconds; the base's where there are none.
         max_window_bytes: payload bytes kept in memory; unstable entries stay beyond it.
     """
 
     def __init__(
         self,
         *,
-        first_index: int = 1,
+        base: LogBase = NO_BASE,
         last_index: int = 0,
         term_runs: Iterable[TermRun] = (),
         configurations: Iterable[tuple[int, Configuration]] = (),
         last_log_time: int = 0,
         max_window_bytes: int = 32 * 1024 * 1024,
     ) -> None:
-        self.first_index = first_index
+        last_index = max(last_index, base.index)
+        # The last entry that is not held any more. Changes: compact_to(), reset_to().
+        # Invariant: its index never decreases, and the entry is committed.
+        self.base = base
+        # Invariant: base.index <= last_index.
         self.last_index = last_index
-        # Last index that is durable on this server's own disk.
+        # Last index that is durable on this server's own disk; 0 from a reset until that is (then base.index).
         # Invariant: stable_index <= taken_index <= last_index.
         self.stable_index = last_index
         # Last index that take_unstable() has handed out.
@@ -76,8 +96,11 @@ class RaftLog:
         self.generation = 0
         # The disk may still hold entries from here on that were truncated in memory; 0: it does not.
         self.truncate_pending = 0
-        # Invariant: ascending by index; the last one is in force (§6).
-        self.configurations: list[tuple[int, Configuration]] = list(configurations)
+        # The disk is to begin again at this base; None: it need not.
+        self.reset_pending: LogBase | None = None
+        # The base's, where it has one, and those of the entries held.
+        # Invariant: ascending by index; the last one is in force (§6); at most the first has an index up to the base's.
+        self.configurations: list[tuple[int, Configuration]] = [*_configuration_of(base), *configurations]
         self.max_window_bytes = max_window_bytes
         self.window_bytes = 0
         self.window_first = last_index + 1
@@ -85,7 +108,7 @@ class RaftLog:
         self._run_term: list[int] = []
         for first, term in ((run.first_index, run.term) for run in term_runs):
             self._begin_term(first, term)
-        if last_index >= first_index and not self._run_first:
+        if last_index > base.index and not self._run_first:
             raise ValueError(f"the log ends at index {last_index} but term_runs is empty")
         self._payloads: list[bytes] = []
         # Runs of the window, and the first index of each.
@@ -93,18 +116,24 @@ class RaftLog:
         self._runs_first: list[int] = []
         # (last index, bytes) of each append: what evicting takes away as one.
         self._chunks: list[tuple[int, int]] = []
-        self._log_time_before_window = last_log_time
+        self._log_time_before_window = max(last_log_time, base.log_time)
 
     # What is in it
 
     @property
+    def first_index(self) -> int:
+        """Of the entries held; last_index + 1 where there are none."""
+        return self.base.index + 1
+
+    @property
     def is_empty(self) -> bool:
+        """Whether it never had an entry: a log with a base is not empty."""
         return self.last_index == 0
 
     @property
     def last_term(self) -> int:
-        """Term of the last entry; 0 in an empty log."""
-        return self._run_term[-1] if self._run_term else 0
+        """Term of the last entry, or of the base; 0 in an empty log."""
+        return self._run_term[-1] if self._run_term else self.base.term
 
     @property
     def last_log_time(self) -> int:
@@ -125,19 +154,37 @@ class RaftLog:
         return [TermRun(first, term) for first, term in zip(self._run_first, self._run_term, strict=True)]
 
     def term_at(self, index: int) -> int:
-        """Term of the entry at `index`; 0 at index 0. Raises IndexError beyond the log."""
-        if index > self.last_index or index < 0:
-            raise IndexError(f"index {index} is not in the log, which ends at {self.last_index}")
-        position = bisect_right(self._run_first, index) - 1
-        if position < 0:
-            if index == 0:
-                return 0
-            raise IndexError(f"index {index} is before the log's first term run")
-        return self._run_term[position]
+        """Term of the entry at `index`, the base included. Raises IndexError beyond the log, and below its base."""
+        if not self.base.index <= index <= self.last_index:
+            raise IndexError(f"index {index} is not in the log, which holds {self.first_index}-{self.last_index}")
+        return self.base.term if index == self.base.index else self._run_term[self._run_at(index)]
 
     def matches(self, index: int, term: int) -> bool:
-        """Whether the log has an entry of `term` at `index` (index 0 with term 0 always matches)."""
-        return index <= self.last_index and self.term_at(index) == term
+        """Whether the log has an entry of `term` at `index`, by the word of a leader or of an image.
+
+        Below the base always: the entries there are committed, so no leader has others (Leader Completeness, §5.4).
+        """
+        return index < self.base.index or (index <= self.last_index and self.term_at(index) == term)
+
+    def base_at(self, index: int) -> LogBase:
+        """What LogBase a log, or an image, that begins after `index` has: base.index <= index <= last_index.
+
+        Its log time is that of a later entry where the one at `index` is not in memory any more: log time must not go
+        back, and may go on from there. Raises IndexError.
+        """
+        if index == self.base.index:
+            return self.base
+        term = self.term_at(index)
+        if index >= self.window_first:
+            log_time = self._runs[bisect_right(self._runs_first, index) - 1].log_time
+        else:
+            log_time = self._log_time_before_window
+        at, configuration = self._configuration_at(index)
+        return LogBase(index, term, log_time, at, configuration)
+
+    def _configuration_at(self, index: int) -> tuple[int, Configuration]:
+        position = bisect_right(self.configurations, index, key=_first_of) - 1
+        return self.configurations[position] if position >= 0 else (0, Configuration())
 
     def is_up_to_date(self, last_log_index: int, last_log_term: int) -> bool:
         """§5.4.1: whether a log that ends so is at least as up-to-date as this one."""
@@ -152,30 +199,39 @@ class RaftLog:
         )
 
     def first_index_of_term_at(self, index: int) -> int:
-        """First index of the entries that share the term of the entry at `index`."""
-        return self._run_first[bisect_right(self._run_first, index) - 1]
+        """First index, of those held and the base, that shares the term of the entry at `index`."""
+        if index == self.base.index:
+            return index
+        first_index = self._run_first[self._run_at(index)]
+        is_after_base = first_index == self.first_index and self.term_at(index) == self.base.term
+        return self.base.index if is_after_base else first_index
 
     def last_index_of_term(self, term: int) -> int:
-        """Last index of the entries of `term`; 0 where there are none."""
+        """Last index of the entries of `term`, the base included; 0 where there are none."""
         position = bisect_right(self._run_term, term) - 1
         if position < 0 or self._run_term[position] != term:
-            return 0
+            return self.base.index if term == self.base.term else 0
         return self._run_end(position)
 
     def conflict_with(self, batch: EntryBatch) -> int:
         """First index at which this log has another term than `batch`; last_index + 1 where they agree.
 
-        The batch begins at most at last_index + 1.
+        The batch begins at most at last_index + 1. What it holds up to the base is committed, so it agrees.
         """
         index = batch.first_index
         for run in batch.runs:
             run_last = index + run.count - 1
+            index = max(index, min(self.base.index, run_last) + 1)
             while index <= run_last and index <= self.last_index:
-                position = bisect_right(self._run_first, index) - 1
+                position = self._run_at(index)
                 if self._run_term[position] != run.term:
                     return index
                 index = min(run_last, self._run_end(position)) + 1
         return self.last_index + 1
+
+    def _run_at(self, index: int) -> int:
+        """Position of the term run of the entry at `index`, which is held."""
+        return bisect_right(self._run_first, index) - 1
 
     def slice(self, first_index: int, last_index: int, max_bytes: int) -> EntryBatch | None:
         """Entries from `first_index`, at most to `last_index`, at least one and else at most `max_bytes`.
@@ -277,7 +333,7 @@ class RaftLog:
             self.taken_index = index - 1
             self.stable_index = min(self.stable_index, index - 1)
         while self.configurations and self.configurations[-1][0] >= index:
-            self.configurations.pop()
+            self.configurations.pop()  # never the base's, whose index is below first_index
         while self._run_first and self._run_first[-1] >= index:
             self._run_first.pop()
             self._run_term.pop()
@@ -286,10 +342,7 @@ class RaftLog:
 
     def _truncate_window(self, index: int) -> None:
         if index <= self.window_first:
-            self.window_first = index
-            self.window_bytes = 0
-            for kept in (self._payloads, self._runs, self._runs_first, self._chunks):
-                kept.clear()
+            self._clear_window(index)
             return
         del self._payloads[index - self.window_first :]
         stop = bisect_right(self._runs_first, index - 1)
@@ -306,16 +359,69 @@ class RaftLog:
             removed -= kept_bytes
         self.window_bytes -= removed
 
+    def _clear_window(self, first_index: int) -> None:
+        self.window_first = first_index
+        self.window_bytes = 0
+        for kept in (self._payloads, self._runs, self._runs_first, self._chunks):
+            kept.clear()
+
+    def compact_to(self, base: LogBase) -> None:
+        """Forget the entries up to base.index, which the disk gives up too; no news where they are gone already.
+
+        base: as base_at() gave it. Raises ValueError beyond what is durable here.
+        """
+        if base.index <= self.base.index:
+            return
+        if base.index > self.stable_index or self.term_at(base.index) != base.term:
+            raise ValueError(f"cannot compact to {base.term}:{base.index}: the log is durable to {self.stable_index}")
+        kept = bisect_right(self.configurations, base.index, key=_first_of)
+        del self.configurations[: max(0, kept - 1)]
+        self._forget_window(base.index)
+        self.base = base
+        if base.index == self.last_index:
+            self._run_first, self._run_term = [], []
+            return
+        position = self._run_at(base.index + 1)
+        del self._run_first[:position], self._run_term[:position]
+        self._run_first[0] = base.index + 1
+
+    def _forget_window(self, index: int) -> None:
+        """Drop the entries up to `index` from the window, as whole appends; what stays of one is not counted less."""
+        if index >= self.window_ends_at:
+            self._log_time_before_window = self.last_log_time
+            self._clear_window(max(index + 1, self.window_first))
+            return
+        chunks = bisect_right(self._chunks, index, key=_first_of)
+        if chunks:
+            self._drop_chunks(chunks)
+
+    def reset_to(self, base: LogBase) -> None:
+        """Begin again after `base`, with no entry (§7: "discard the entire log"). The disk follows: take_unstable()."""
+        self.generation += 1
+        self.base = base
+        self.last_index = self.taken_index = base.index
+        self.stable_index = 0
+        self.truncate_pending = 0
+        self.reset_pending = base
+        self.configurations = _configuration_of(base)
+        self._run_first, self._run_term = [], []
+        self._log_time_before_window = base.log_time
+        self._clear_window(base.index + 1)
+
     def _evict(self) -> None:
         """Drop whole appends from the front of the window, but nothing that is not stable."""
-        goal = int(self.max_window_bytes * _KEPT_OF_WINDOW)
+        goal = self.window_bytes - int(self.max_window_bytes * _KEPT_OF_WINDOW)
         chunks = 0
-        while self.window_bytes > goal and chunks < len(self._chunks) and self._chunks[chunks][0] <= self.stable_index:
-            self.window_bytes -= self._chunks[chunks][1]
+        while goal > 0 and chunks < len(self._chunks) and self._chunks[chunks][0] <= self.stable_index:
+            goal -= self._chunks[chunks][1]
             chunks += 1
-        if not chunks:
-            return
+        if chunks:
+            self._drop_chunks(chunks)
+
+    def _drop_chunks(self, chunks: int) -> None:
+        """Drop the oldest so many appends from the window."""
         last_evicted = self._chunks[chunks - 1][0]
+        self.window_bytes -= sum(size for _, size in self._chunks[:chunks])
         del self._chunks[:chunks]
         del self._payloads[: last_evicted - self.window_first + 1]
         position = bisect_right(self._runs_first, last_evicted) - 1
@@ -334,16 +440,17 @@ class RaftLog:
 
     def take_unstable(self, max_bytes: int) -> UnstableEntries | None:
         """The next work for the log's writer, each piece once. None: there is none."""
-        if self.taken_index == self.last_index and not self.truncate_pending:
+        if self.taken_index == self.last_index and not self.truncate_pending and self.reset_pending is None:
             return None
         truncate_from, self.truncate_pending = self.truncate_pending, 0
+        reset_to, self.reset_pending = self.reset_pending, None
         entries = EntryBatch(self.taken_index + 1, [], [])
         if self.taken_index < self.last_index:
             unstable = self.slice(self.taken_index + 1, self.last_index, max_bytes)
             assert unstable is not None, "entries that are not stable stay in memory"
             entries = unstable
             self.taken_index = entries.last_index
-        return UnstableEntries(self.generation, truncate_from, entries)
+        return UnstableEntries(self.generation, truncate_from, entries, reset_to)
 
     def stable_to(self, index: int, term: int) -> bool:
         """The disk has the log up to `index`, where the entry has `term`. Returns whether stable_index rose.
@@ -351,9 +458,17 @@ class RaftLog:
         Ignored where the entry there has another term by now, or was truncated since it was taken.
         """
         index_now = min(index, self.taken_index)
-        if index_now <= self.stable_index or index > self.last_index or self.term_at(index) != term:
+        if self.reset_pending is not None:
+            return False  # of the log before
+        if index_now <= self.stable_index or not self.base.index <= index <= self.last_index:
+            return False
+        if self.term_at(index) != term:
             return False
         self.stable_index = index_now
         if self.window_bytes > self.max_window_bytes:
             self._evict()
         return True
+
+
+def _configuration_of(base: LogBase) -> list[tuple[int, Configuration]]:
+    return [(base.configuration_index, base.configuration)] if base.configuration_index else []

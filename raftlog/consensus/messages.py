@@ -79,6 +79,38 @@ class AppendEntriesResponse(Message, frozen=True, tag="aer"):
     recovery_id: int = 0
 
 
+class InstallSnapshot(Message, frozen=True, tag="is"):
+    """§7, as an offer: the peer needs entries that the leader no longer holds, and is to pull an image instead.
+
+    A heartbeat too: it carries the leader's round. The image itself travels outside of Raft's messages."""
+
+    # The last entry before those that the leader holds: a log that has it needs no image after all.
+    base_index: int
+    base_term: int
+    # The image must hold at least so much: the leader keeps its log from there on, as long as the pulling gets on.
+    snapshot_index: int
+    round: int
+    recipient_incarnation: str
+
+
+class InstallSnapshotResponse(Message, frozen=True, tag="isr"):
+    round: int
+    incarnation: str
+    # base_index where the follower's log has that entry durably, so that AppendEntries can go on from there; else 0.
+    match_index: int
+    last_log_index: int
+    # For display, as in AppendEntriesResponse.
+    applied_index: int
+    # How far the pulling is: the image's index (0: none is being pulled), bytes received, its size (0: not known).
+    # That any of it changes is what keeps the leader's log for this follower.
+    snapshot_index: int = 0
+    received_bytes: int = 0
+    total_bytes: int = 0
+    # As in AppendEntriesResponse.
+    may_lead: bool = True
+    recovery_id: int = 0
+
+
 class ReadIndexRequest(Message, frozen=True, tag="ri"):
     """A follower asks the leader for an index that is safe to read at (dissertation §6.4)."""
 
@@ -100,6 +132,8 @@ RaftMessage = (
     | RequestVoteResponse
     | AppendEntries
     | AppendEntriesResponse
+    | InstallSnapshot
+    | InstallSnapshotResponse
     | ReadIndexRequest
     | ReadIndexResponse
     | TimeoutNow

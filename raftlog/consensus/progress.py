@@ -6,6 +6,9 @@ PROBE ------------------------------------> REPLICATE
   |   moves back at each refusal              |   within a window of messages and bytes
   +-------------------------------------------+
     refused, lost (retry deadline passed, or a later heartbeat shows it), connection reset
+
+Either one ----> SNAPSHOT   next_index is below what the leader's log holds: offers instead of entries
+SNAPSHOT ------> PROBE      the follower's log has the entry before those that the leader holds
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import enum
 from collections import deque
 from typing import NamedTuple
 
+from raftlog.consensus.snapshot import Transfer
+
 MAX_RETRY_DOUBLINGS = 6
 
 
 class ProgressState(enum.Enum):
     PROBE = "probe"
     REPLICATE = "replicate"
+    SNAPSHOT = "snapshot"
 
 
 class Inflight(NamedTuple):
@@ -57,7 +63,9 @@ class Progress:
         "retry_doublings",
         "sent_commit",
         "sent_round",
+        "snapshot_index",
         "state",
+        "transfer",
         "transfers_given_up",
         "waiting_since",
     )
@@ -99,6 +107,11 @@ class Progress:
         self.recovery_id = 0
         self.recovery_index = 0
         self.recovery_round = 0
+        # In SNAPSHOT: the least index that an image must have. The leader's log is held from there on, and from
+        # match_index on once that is higher, until the follower has caught up. 0: nothing is held for it.
+        self.snapshot_index = 0
+        # How far the pulling is, as the follower last told.
+        self.transfer = Transfer()
         # As the follower last told.
         self.last_log_index = 0
         self.applied_index = 0
@@ -110,6 +123,8 @@ class Progress:
 
     def has_room(self, max_messages: int, max_bytes: int) -> bool:
         """Whether another message with entries may go out."""
+        if self.state is ProgressState.SNAPSHOT:
+            return False
         if self.state is ProgressState.PROBE:
             return not self.inflight
         return len(self.inflight) < max_messages and self.inflight_bytes < max_bytes
@@ -141,12 +156,18 @@ class Progress:
         self.next_index = max(self.next_index, self.match_index + 1)
         return rose
 
-    def on_refused(self, prev_log_index: int, next_index: int) -> bool:
-        """The follower does not have `prev_log_index`; `next_index` is the hint. Returns whether it was news."""
+    def on_refused(self, prev_log_index: int, next_index: int, base_index: int = 0) -> bool:
+        """The follower does not have `prev_log_index`; `next_index` is the hint. Returns whether it was news.
+
+        base_index: of the leader's log, whose heartbeats begin there where match_index is below it: in a pipeline,
+        they may have overtaken the entries that lead there.
+        """
+        if self.state is ProgressState.SNAPSHOT:
+            return False
         if self.state is ProgressState.PROBE:
             if prev_log_index != self.next_index - 1:
                 return False
-        elif prev_log_index <= self.match_index:
+        elif prev_log_index <= max(self.match_index, base_index):
             return False
         self.become_probe()
         self.next_index = max(self.match_index + 1, min(next_index, prev_log_index))
@@ -156,6 +177,7 @@ class Progress:
         """Begin again after what is known to agree; whatever is in flight is forgotten."""
         self.state = ProgressState.PROBE
         self.next_index = self.match_index + 1
+        self.transfer = Transfer()
         self._forget_inflight()
 
     def forget_match(self, next_index: int) -> None:
@@ -163,6 +185,19 @@ class Progress:
         self.match_index = self.sent_commit = 0
         self.become_probe()
         self.next_index = next_index
+
+    def become_snapshot(self, snapshot_index: int, now: float) -> None:
+        """The follower needs entries that are gone: it is offered an image that holds at least `snapshot_index`."""
+        self.become_probe()
+        self.state = ProgressState.SNAPSHOT
+        self.snapshot_index = snapshot_index
+        self.moved_at = now
+
+    def on_transfer(self, transfer: Transfer, now: float) -> None:
+        """The follower told how far the pulling is. A pulling that gets on is progress."""
+        if transfer != self.transfer:
+            self.transfer = transfer
+            self.moved_at = now
 
     def on_retry_deadline(self) -> None:
         """What is in flight was not acknowledged for too long."""
@@ -173,7 +208,7 @@ class Progress:
         """What is in flight got lost. A probe is repeated, a pipeline begins again after match_index."""
         if self.state is ProgressState.REPLICATE:
             self.become_probe()
-        else:
+        elif self.state is ProgressState.PROBE:
             self._forget_inflight()
 
     def on_connection_reset(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from raftlog.consensus import (
     append_entries,
+    install_snapshot,
     membership,
     priority,
     reads,
@@ -35,6 +36,8 @@ from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
     RaftMessage,
     ReadIndexRequest,
     ReadIndexResponse,
@@ -44,6 +47,7 @@ from raftlog.consensus.messages import (
 )
 from raftlog.consensus.server_state import INFINITY, ServerState
 from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.snapshot import LogBase, SnapshotWanted, Transfer
 from raftlog.consensus.state import HardState, Role
 from raftlog.exceptions import ProtocolViolation
 
@@ -57,7 +61,8 @@ class Raft(ServerState):
         hard_state: as storage holds it.
         first_members: members of a cluster that may not be formed yet; without it an empty server only waits.
         new_cluster_id: what entry 1 records if this server wins the first election.
-        last_applied: index that the state machine has applied already, which is therefore committed.
+        last_applied: index that the state machine has applied already, which is therefore committed. Below log.base
+            where the database is gone or older than the log: then snapshot_wanted() says what is needed.
         recovery_id: not 0: the folder was repaired, and what was lost is not there again (recovery.py).
 
     Raises:
@@ -232,18 +237,62 @@ class Raft(ServerState):
             roles.become_follower(self, self.current_term, "", now, reason)
 
     def applied_to(self, index: int) -> None:
-        """The state machine has applied the entries up to `index`. Raises ValueError beyond commit_index."""
+        """The state machine has the entries up to `index`, applied or out of an image. Raises ValueError beyond
+        commit_index."""
         if index > self.commit_index:
             raise ValueError(f"index {index} was applied, but commit_index is {self.commit_index}")
         self.last_applied = max(self.last_applied, index)
+        timing.recheck_candidature(self, self.latest_now)
+
+    # Snapshots (§7)
+
+    @property
+    def wanted_snapshot(self) -> SnapshotWanted | None:
+        """The image that this server needs; None: none. Look after every input."""
+        return install_snapshot.snapshot_wanted(self)
+
+    def report_transfer(self, transfer: Transfer) -> None:
+        """How far the pulling of an image is: the leader is told with the next answer."""
+        self.transfer = transfer
+
+    def restore_snapshot(self, base: LogBase, now: float) -> bool:
+        """An image whose last entry is `base` is whole, verified and durable on this server's disk.
+
+        The log is kept where it has that entry, else begins anew after it (take_unstable). Then, in this order:
+        - wait until log.stable_index >= base.index: the disk has the log that goes on after the image;
+        - install the image: from there on the database is the image;
+        - call applied_to(base.index).
+        A crash in between leaves a server that lacks_database, and so wants a snapshot again: of the same file.
+
+        Returns whether the log was kept. Raises ValueError where the image is of no use: this server leads, its log
+        begins later than the image, or it is committed here that the entry has another term.
+        """
+        self.latest_now = now
+        return install_snapshot.restore_snapshot(self, base, now)
+
+    def base_at(self, index: int) -> LogBase:
+        """What describes an image that holds the entries up to `index`, and the log after them.
+
+        log.base.index <= index <= commit_index. Raises IndexError, ValueError.
+        """
+        return install_snapshot.base_at(self, index)
+
+    def compaction_floor(self, now: float) -> int:
+        """The highest index up to which the log may be compacted now. The host may keep more, never less."""
+        return install_snapshot.compaction_floor(self, now)
+
+    def compacted_to(self, base: LogBase) -> None:
+        """The log on disk gives up the entries up to base.index, at most compaction_floor(); `base` is base_at().
+
+        Call it before LogStore.compact_to(base): what the disk then still has is no longer asked for.
+        """
+        self.log.compact_to(base)
 
     def machine_is_at(self, index: int) -> None:
         """The state machine is another one now, which has applied the entries up to `index`: its database was lost or
-        replaced. What it has applied is committed. Raises ValueError beyond the log."""
-        if index > self.log.last_index:
-            raise ValueError(f"index {index} was applied, but the log ends at {self.log.last_index}")
-        self.commit_index = max(self.commit_index, index)
-        self.last_applied = index
+        replaced. What it has applied is committed. Where the log begins later, an image is needed (wanted_snapshot).
+        Raises ValueError beyond the log."""
+        install_snapshot.machine_is_at(self, index, self.latest_now)
 
     # Durability
 
@@ -357,6 +406,8 @@ _RECEIVERS: Final[dict[type, Callable[[ServerState, Any, float], None]]] = {
     RequestVoteResponse: request_vote.on_request_vote_response,
     AppendEntries: append_entries.receive_append_entries,
     AppendEntriesResponse: append_entries.on_append_entries_response,
+    InstallSnapshot: install_snapshot.receive_install_snapshot,
+    InstallSnapshotResponse: install_snapshot.on_install_snapshot_response,
     ReadIndexRequest: _receive_read_index_request,
     ReadIndexResponse: _receive_read_index_response,
     TimeoutNow: _receive_timeout_now,

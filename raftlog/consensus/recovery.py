@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from raftlog.consensus.entries import NO_OP_PAYLOAD
 from raftlog.consensus.events import RecoveryBegan, RecoveryEnded
-from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse
+from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, InstallSnapshotResponse
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import ServerState
 from raftlog.consensus.timing import begin_round, recount_quorum
@@ -32,7 +32,9 @@ from raftlog.consensus.timing import begin_round, recount_quorum
 # The leader
 
 
-def notice(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> bool:
+def notice(
+    state: ServerState, progress: Progress, message: AppendEntriesResponse | InstallSnapshotResponse, now: float
+) -> bool:
     """Look at what an answer says of its sender's recovery. Returns whether the answer is from before it."""
     if message.round < progress.recovery_round:
         return True
@@ -44,7 +46,9 @@ def notice(state: ServerState, progress: Progress, message: AppendEntriesRespons
     return False
 
 
-def _begin(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> None:
+def _begin(
+    state: ServerState, progress: Progress, message: AppendEntriesResponse | InstallSnapshotResponse, now: float
+) -> None:
     leadership = state.leadership
     assert leadership is not None
     progress.forget_match(min(message.last_log_index, state.log.last_index) + 1)
@@ -82,6 +86,6 @@ def notice_end(state: ServerState) -> None:
     if min(state.commit_index, log.stable_index) < index:
         return
     # Where a snapshot went over the barrier, its last entry stands for it.
-    if log.term_at(max(index, log.first_index - 1)) == state.recovery_term:
+    if log.term_at(max(index, log.base.index)) == state.recovery_term:
         state.recovery_finished = True
         state.events.append(RecoveryEnded(state.current_term, index))

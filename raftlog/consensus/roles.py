@@ -19,7 +19,7 @@ from raftlog.consensus.events import (
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import INFINITY, Candidacy, Leadership, ServerState
 from raftlog.consensus.state import Role
-from raftlog.consensus.timing import may_campaign, recount_quorum, reset_election_deadline
+from raftlog.consensus.timing import recheck_candidature, recount_quorum, reset_election_deadline
 
 # Figure 4, with pre-candidates. A candidate without pre-vote is one whom the leader told to take over (TimeoutNow).
 LEGAL_MOVES: Final = {
@@ -122,6 +122,7 @@ def become_leader(state: ServerState, now: float) -> None:
     state.candidacy = None
     state.leader_id = state.node_id
     state.leadership = Leadership(first_own_index, now)
+    state.snapshot_offer = None
     state.election_deadline = INFINITY
     size = state.log.append_new(state.current_term, [payload], 0)
     state.leadership.uncommitted.append((first_own_index, size))
@@ -154,8 +155,8 @@ def refresh_configuration(state: ServerState, now: float) -> None:
     if state.role is Role.LEADER:
         _refresh_progress(state, before, now)
         recount_quorum(state)
-    elif may_campaign(state) != (state.election_deadline < INFINITY):
-        reset_election_deadline(state, now)
+    else:
+        recheck_candidature(state, now)
 
 
 def _refresh_progress(state: ServerState, before: Configuration, now: float) -> None:

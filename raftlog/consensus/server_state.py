@@ -16,6 +16,7 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import AppendEntriesResponse, RaftMessage
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.snapshot import SnapshotWanted, Transfer
 from raftlog.consensus.state import HardState, Role
 
 INFINITY = float("inf")
@@ -149,10 +150,12 @@ class ServerState:
         # Highest log index known to be stored on a majority, and so safe to apply.
         # Changes: advance_commit_index() on a leader; receive_append_entries() on a follower.
         # Invariant: last_applied <= commit_index <= log.last_index; never decreases.
-        # Durable: no. Rebuilt after a restart from the leader's leader_commit; what was applied was committed.
-        self.commit_index = last_applied
-        # Highest index applied to the state machine. Changes: applied_to(), machine_is_at(). Invariant: decreases only
-        # where the state machine lost its database.
+        # Durable: no. Rebuilt after a restart from the leader's leader_commit; what was applied was committed, and
+        # what was compacted was applied.
+        self.commit_index = max(last_applied, log.base.index)
+        # Highest index applied to the state machine: below log.base.index where the database is gone, or older than
+        # the log (install_snapshot.py). Changes: applied_to(), machine_is_at().
+        # Invariant: decreases only where the state machine lost its database.
         self.last_applied = last_applied
 
         # Changes: roles.py. Invariant: only along LEGAL_MOVES.
@@ -179,6 +182,13 @@ class ServerState:
         # Why this server should not lead just now, in the words of its host (its disk); "": it may.
         # Changes: priority.set_unfit(). Durable: no.
         self.unfit = ""
+
+        # Snapshots (install_snapshot.py)
+
+        # What a leader offered last, until the logs agree. Changes: install_snapshot.py, receive_append_entries().
+        self.snapshot_offer: SnapshotWanted | None = None
+        # How far the pulling of an image is, as the host says. Changes: Raft.report_transfer().
+        self.transfer = Transfer()
 
         # Time-driven rules (timing.py)
 
@@ -223,6 +233,12 @@ class ServerState:
         if saved.current_term == self.current_term and saved.voted_for == self.voted_for:
             return None
         return HardState(self.current_term, self.voted_for)
+
+    @property
+    def lacks_database(self) -> bool:
+        """Whether the database is behind what the log still holds, so that only an image can bring it up: such a
+        server votes and takes entries, but it neither stands for election nor leads."""
+        return self.last_applied < self.log.base.index
 
     @property
     def quorum_deadline(self) -> float:

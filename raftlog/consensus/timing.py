@@ -8,11 +8,12 @@ from raftlog.consensus.state import Role
 
 
 def may_campaign(state: ServerState) -> bool:
-    """Whether this server may stand for election: a voter, in the incarnation that the configuration records.
+    """Whether this server may stand for election: a voter, in the incarnation that the configuration records, with a
+    database that its log can bring up to date.
 
     With an empty log only a first member of a new cluster may (rule 4 of the design).
     """
-    if state.is_removed or state.is_withdrawn or state.recovery_id:
+    if state.is_removed or state.is_withdrawn or state.recovery_id or state.lacks_database:
         return False
     if state.log.is_empty:
         return state.first_members is not None and state.node_id in state.first_members.voters
@@ -35,6 +36,12 @@ def steps_back(state: ServerState) -> int:
     own = state.configuration.priority_of(state.node_id)
     others = [peer for peer in state.configuration.voters if peer not in (state.node_id, state.leader_id)]
     return sum(state.configuration.priority_of(peer) > own for peer in others)
+
+
+def recheck_candidature(state: ServerState, now: float) -> None:
+    """Something that decides whether this server may stand for election has changed."""
+    if state.role is not Role.LEADER and may_campaign(state) != (state.election_deadline < INFINITY):
+        reset_election_deadline(state, now)
 
 
 def reset_election_deadline(state: ServerState, now: float) -> None:

@@ -167,11 +167,13 @@ class ConsensusState:
         return self.raft.take_unstable(now)
 
     def write(self, work: UnstableEntries) -> bool:
-        """Truncate, append and sync; False where the disk is full. Raises StorageFailed.
+        """Reset or truncate, append and sync; False where the disk is full. Raises StorageFailed.
 
         Monitor: held on a follower, not held by the log-sync thread, which has set log_writer_busy.
         """
         try:
+            if work.reset_to is not None:
+                self.log_store.reset_to(work.reset_to)
             if work.truncate_from:
                 self.log_store.truncate_from(work.truncate_from)
             if len(work.entries):
@@ -189,8 +191,8 @@ class ConsensusState:
         """Tell the core what is durable now; keep what could not be written. Monitor: held."""
         if not succeeded:
             self.unwritten = work
-        elif len(work.entries):
-            self.raft.stable_to(work.entries.last_index, work.entries.last_term)
+        elif work.last_id is not None:
+            self.raft.stable_to(*work.last_id)
 
     def _write_log(self, now: float) -> None:
         """A follower's disk write, inside the monitor. Monitor: held."""

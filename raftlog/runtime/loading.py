@@ -8,13 +8,13 @@ from raftlog.storage.interface import LogStore
 
 
 def load_log(store: LogStore) -> RaftLog:
-    """Term runs and configurations of the whole log, and no payloads. Raises LogDamaged."""
+    """Base, term runs and configurations of the whole log, and no payloads. Raises LogDamaged."""
     indices = store.configuration_indices()
-    is_empty = store.last_index < store.first_index
+    has_entries = store.last_index > store.base.index
     return RaftLog(
-        first_index=store.first_index,
+        base=store.base,
         last_index=store.last_index,
         term_runs=store.term_runs(),
         configurations=[(i, decode_configuration(store.read(i, i, 1).payloads[0])) for i in indices],
-        last_log_time=0 if is_empty else store.read(store.last_index, store.last_index, 1).runs[-1].log_time,
+        last_log_time=store.read(store.last_index, store.last_index, 1).runs[-1].log_time if has_entries else 0,
     )

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from raftlog.consensus.log import FetchEntries
-from raftlog.exceptions import LogTruncated, TransportError
+from raftlog.exceptions import LogCompacted, LogTruncated, TransportError
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.ports import ChannelFactory, PeerMessage
 
@@ -141,8 +141,8 @@ class PeerThread:
         state = self._state
         try:
             batch = state.log_store.read(fetch.first_index, fetch.last_index, fetch.max_bytes)
-        except LogTruncated:
-            return []
+        except (LogCompacted, LogTruncated):
+            return []  # the core has moved on, and so will this peer
         with state.monitor:
             message = state.raft.fetched(fetch, batch, state.monitor.monotonic())
         return [message] if message is not None else []

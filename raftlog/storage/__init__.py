@@ -16,10 +16,12 @@ import msgspec
 
 from raftlog.consensus.state import HardState
 from raftlog.exceptions import DiskFull, IdentityMismatch, StorageError, StorageFailed
+from raftlog.storage.base import create_base
 from raftlog.storage.faults import default_filesystem
 from raftlog.storage.filesystem import SECTOR_BYTES, FileSystem, Lock
 from raftlog.storage.hard_state import DurableHardState, create_hard_state, open_hard_state
 from raftlog.storage.layout import (
+    BASE,
     FORMAT,
     HARD_STATE,
     LOCK,
@@ -151,6 +153,7 @@ def _create(disk: FileSystem, path: str, metadata: Metadata, segment_bytes: int)
     for name in _leftovers(disk, path):
         disk.remove(f"{path}/{name}")
     create_hard_state(disk, path)
+    create_base(disk, path)
     create_segment(disk, path, 1, 1, 1, max(segment_bytes, 4096) // SECTOR_BYTES).close()
     publish_segment(disk, path, 1, 1)
     save_metadata(disk, path, metadata)
@@ -171,7 +174,7 @@ def _leftovers(disk: FileSystem, path: str) -> list[str]:
         loaded.open_segment.file.close()
     if not blank:
         raise damaged(f"{path}/{METADATA}", "the file is missing, though the directory holds a log or a vote")
-    wanted = {HARD_STATE, *(segment_name(*segment) for segment in segments)}
+    wanted = {HARD_STATE, BASE, *(segment_name(*segment) for segment in segments)}
     return [name for name in names if name in wanted or name.endswith(TEMPORARY)]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState, TermRun
 from raftlog.exceptions import LogDamaged, StorageError
 from raftlog.storage.filesystem import SECTOR_BYTES, FileSystem, RealFileSystem
@@ -48,6 +49,7 @@ class DirectoryReport:
     hard_state: HardState | None = None
     first_index: int = 0
     last_index: int = 0
+    base: LogBase = NO_BASE
     term_runs: list[TermRun] = field(default_factory=list)
     configuration_indices: list[int] = field(default_factory=list)
     segments: list[SegmentReport] = field(default_factory=list)
@@ -104,7 +106,8 @@ def _describe(report: DirectoryReport, loaded: LoadedLog) -> None:
             True,
         )
     )
-    report.first_index = report.segments[0].first_index
+    report.base = loaded.base.record.base
+    report.first_index = report.base.index + 1
     report.last_index = newest.table.last_index
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import HardState, TermRun
 
 
@@ -20,12 +21,19 @@ class LogStore(Protocol):
     4. An OSError from append, sync or truncate_from leaves the store *failed*: every later write raises
        StorageFailed. ENOSPC during append is the exception: DiskFull is raised, the log is as it was
        before that append, and appends may be tried again later.
-    5. read() returns what append() was given, synced or not, or raises; never other bytes.
+    5. compact_to() and reset_to() are durable when they return; after a crash in them the log is as before
+       or as after.
+    6. read() returns what append() was given, synced or not, or raises; never other bytes.
     """
 
     @property
+    def base(self) -> LogBase:
+        """The last entry before those held; all zero where nothing was compacted."""
+        ...
+
+    @property
     def first_index(self) -> int:
-        """First index held (1 when nothing was compacted, also in an empty log)."""
+        """First index held: base.index + 1, also in an empty log."""
         ...
 
     @property
@@ -51,6 +59,25 @@ class LogStore(Protocol):
         """Remove the entries from `index` (inclusive) on, durably. Raises StorageFailed.
 
         DiskFull where not even the room kept for this is left: the log is as it was, try again later.
+        """
+        ...
+
+    def compactable_to(self, index: int) -> int:
+        """Highest index at or below `index` to which compacting gives room; base.index where none does."""
+        ...
+
+    def compact_to(self, base: LogBase) -> None:
+        """Give up the entries up to base.index, durably, and the files that hold nothing else.
+
+        `base` describes an entry of this log, synced or not, that a durable snapshot covers (Raft.base_at()).
+        Nothing happens where the log begins there or later. Raises ValueError, DiskFull, StorageFailed.
+        """
+        ...
+
+    def reset_to(self, base: LogBase) -> None:
+        """Replace the whole log by `base`, durably: it is empty and goes on at base.index + 1.
+
+        Raises DiskFull (the log is as it was), StorageFailed.
         """
         ...
 

@@ -3,6 +3,7 @@
     lock                                  held by the owning process; holds its pid
     metadata                              whose directory this is; checksummed text, replaced atomically
     hard_state                            two slots, see hard_state.py
+    base                                  what stands before the log's first entry, see base.py
     log-<sequence>-<first index>.segment  see segment.py; sequences count up without gaps
     wanted                                locked by those who wait for the lock, see interest.py
     members                               what the members could apply when they were last heard, see members.py
@@ -27,6 +28,7 @@ FORMAT: Final = 1
 LOCK: Final = "lock"
 METADATA: Final = "metadata"
 HARD_STATE: Final = "hard_state"
+BASE: Final = "base"
 TEMPORARY: Final = ".new"
 
 WHAT_TO_DO: Final = (

@@ -8,6 +8,7 @@ all but a prefix.
 from __future__ import annotations
 
 from raftlog.consensus.entries import CONFIGURATION, EntryBatch, Run
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState, TermRun
 from raftlog.exceptions import DiskFull, LogCompacted, LogTruncated, StorageFailed
 
@@ -16,7 +17,7 @@ class MemoryLog:
     """LogStore in memory. Safe to read from any thread while one writes."""
 
     def __init__(self) -> None:
-        self._first_index = 1
+        self.base = NO_BASE
         # One item for each entry held: term, log time, payload. Replaced, not changed, by a truncation.
         self._entries: list[tuple[int, int, bytes]] = []
         # Invariant: what a crash leaves is _entries[:_synced], or more.
@@ -28,21 +29,21 @@ class MemoryLog:
 
     @property
     def first_index(self) -> int:
-        return self._first_index
+        return self.base.index + 1
 
     @property
     def last_index(self) -> int:
-        return self._first_index + len(self._entries) - 1
+        return self.base.index + len(self._entries)
 
     def term_runs(self) -> list[TermRun]:
         runs: list[TermRun] = []
-        for index, (term, _, _) in enumerate(self._entries, self._first_index):
+        for index, (term, _, _) in enumerate(self._entries, self.first_index):
             if not runs or runs[-1].term != term:
                 runs.append(TermRun(index, term))
         return runs
 
     def configuration_indices(self) -> list[int]:
-        entries = enumerate(self._entries, self._first_index)
+        entries = enumerate(self._entries, self.first_index)
         return [index for index, (_, _, payload) in entries if payload[0] == CONFIGURATION]
 
     def append(self, batch: EntryBatch) -> None:
@@ -53,7 +54,8 @@ class MemoryLog:
         if self.is_full:
             raise DiskFull("the log in memory was told to be full")
         stamps = [(run.term, run.log_time) for run in batch.runs for _ in range(run.count)]
-        if stamps and self._entries and stamps[0][0] < self._entries[-1][0]:
+        last_term = self._entries[-1][0] if self._entries else self.base.term
+        if stamps and stamps[0][0] < last_term:
             raise ValueError(f"entry {batch.first_index} of term {stamps[0][0]} follows a later term")
         self._entries.extend(
             (term, log_time, payload) for (term, log_time), payload in zip(stamps, batch.payloads, strict=True)
@@ -68,25 +70,33 @@ class MemoryLog:
 
     def truncate_from(self, index: int) -> None:
         self._check_writable()
-        if index < self._first_index:
-            raise ValueError(f"entries from {index} on cannot be removed: the log begins at {self._first_index}")
+        if index < self.first_index:
+            raise ValueError(f"entries from {index} on cannot be removed: the log begins at {self.first_index}")
         if index > self.last_index:
             return
-        self._entries = self._entries[: index - self._first_index]
+        self._entries = self._entries[: index - self.first_index]
         self.sync()
 
-    def compact_to(self, index: int) -> int:
-        """Forget the entries up to `index`. Returns the new first_index."""
+    def compactable_to(self, index: int) -> int:
+        return max(min(index, self.last_index), self.base.index)
+
+    def compact_to(self, base: LogBase) -> None:
         self._check_writable()
-        count = min(index, self.last_index) - self._first_index + 1
-        if count > 0:
-            self._entries = self._entries[count:]
-            self._synced = max(self._synced - count, 0)
-            self._first_index += count
-        return self._first_index
+        count = base.index - self.base.index
+        if count <= 0:
+            return
+        if count > len(self._entries) or self._entries[count - 1][0] != base.term:
+            raise ValueError(f"entry {base.term}:{base.index} is not in the log, which ends at {self.last_index}")
+        self.sync()
+        # In this order, for readers: what they take for entries from first_index on is never what was before it.
+        self._entries, self.base, self._synced = self._entries[count:], base, self._synced - count
+
+    def reset_to(self, base: LogBase) -> None:
+        self._check_writable()
+        self._entries, self.base, self._synced = [], base, 0
 
     def read(self, first_index: int, last_index: int, max_bytes: int) -> EntryBatch:
-        entries, start = self._entries, self._first_index
+        entries, start = self._entries, self.first_index
         if first_index < start:
             raise LogCompacted(f"entry {first_index} is no more held: the log begins at {start}")
         wanted = entries[first_index - start : last_index - start + 1]

@@ -17,7 +17,6 @@ The other 511 bytes of each sector, joined, are the header, the body and zeros u
             first_index (8), entries (4), runs (4), configurations (4)
     batch   runs (count 4, term 8, log_time 8 each), payload lengths (4 each), payloads
     truncation   no body: entries from first_index on are void
-    compaction   no body: first_index is the sequence of the oldest segment that is still needed
     footer  see segment.py
 
 All integers are little-endian. `synced` is what proves a hole to be damage: a record that was written
@@ -39,7 +38,6 @@ from raftlog.storage.filesystem import SECTOR_BYTES
 
 BATCH: Final = b"RLB\x01"
 TRUNCATION: Final = b"RLT\x01"
-COMPACTION: Final = b"RLC\x01"
 FOOTER: Final = b"RLF\x01"
 
 HEAD: Final = b"\xb5"
@@ -175,7 +173,7 @@ def parse_header(sector: bytes, *, sequence: int, position: int) -> RecordHeader
         raise BadRecord(f"the sector's marker is {sector[SECTOR_DATA:SECTOR_BYTES].hex()}, not a record's beginning")
     if crc32(sector[_PREFIX.size : HEADER_BYTES], crc32(magic)) != header_crc:
         raise BadRecord("the checksum of the record's header is wrong")
-    if magic not in (BATCH, TRUNCATION, COMPACTION, FOOTER):
+    if magic not in (BATCH, TRUNCATION, FOOTER):
         raise BadRecord(f"the record is of the unknown type {magic!r}")
     header = RecordHeader(magic, *rest)
     if (header.sequence, header.position) != (sequence, position):

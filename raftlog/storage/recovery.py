@@ -6,7 +6,8 @@ What a crash can leave behind, and what is done about it:
 - the newest segment ends in a record of which some sectors were never written, or in later records of
   the same, never finished sync: nobody was told that they are durable, so they are cut (zeroed), and
   reported;
-- segments older than the log says it needs: their removal was under way; they are removed;
+- segments older than the base (base.py) says the log needs: their removal was under way; they are removed;
+- no segment that the base says is needed: the log was being reset; it begins anew after its base;
 - a footer, whole or not, on the newest segment: the crash came before its successor; it is zeroed and
   the segment goes on as the open one;
 - records that a killed process wrote but did not sync: they are written anew and synced before anyone
@@ -25,10 +26,10 @@ from typing import Final
 
 from raftlog.consensus.state import TermRun
 from raftlog.exceptions import LogDamaged
+from raftlog.storage.base import BaseFile, open_base
 from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
 from raftlog.storage.layout import TEMPORARY, damaged, parse_segment_name, segment_name
 from raftlog.storage.record import (
-    COMPACTION,
     FOOTER,
     HEAD,
     REST,
@@ -49,8 +50,10 @@ from raftlog.storage.segment import (
     OpenSegment,
     Segment,
     check_first_sector,
+    create_segment,
     is_valid_last_sector,
     load_footer,
+    publish_segment,
     record_damaged,
 )
 
@@ -60,7 +63,10 @@ _ZEROS: Final = bytes(_CHUNK_SECTORS * SECTOR_BYTES)
 
 @dataclass(slots=True)
 class LogContents:
-    """What a log holds, as recovery finds it and the writer goes on with it; no payloads."""
+    """What a log's segments hold, as recovery finds it and the writer goes on with it; no payloads.
+
+    The first segment may begin before the log does: its entries up to the base are not the log's any more.
+    """
 
     sealed: list[Segment] = field(default_factory=list)
     term_runs: list[TermRun] = field(default_factory=list)
@@ -108,6 +114,7 @@ class RecoveryReport:
 class LoadedLog:
     contents: LogContents
     open_segment: OpenSegment
+    base: BaseFile
     report: RecoveryReport
 
 
@@ -133,7 +140,7 @@ def list_segments(filesystem: FileSystem, directory: str) -> list[tuple[int, int
 def load_log(filesystem: FileSystem, directory: str, *, writable: bool) -> LoadedLog:
     """Load the log of a directory that has at least one segment.
 
-    With `writable`, what a crash left unfinished is removed and everything found is durable on return.
+    With `writable`, what a crash left unfinished is completed or removed, and everything found is durable on return.
     Without, nothing is changed, so that it can be called beside the owner.
     Raises LogDamaged, OSError.
     """
@@ -145,36 +152,107 @@ def load_log(filesystem: FileSystem, directory: str, *, writable: bool) -> Loade
     names = list_segments(filesystem, directory)
     if not names:
         raise damaged(directory, "there is no segment of the log", entries="all")
+    base = open_base(filesystem, directory, first_sequence=names[0][0], writable=writable)
+    try:
+        return _load_segments(filesystem, directory, base, names, writable=writable)
+    except BaseException:
+        base.close()
+        raise
+
+
+def _load_segments(
+    filesystem: FileSystem, directory: str, base: BaseFile, names: list[tuple[int, int]], *, writable: bool
+) -> LoadedLog:
+    oldest = base.record.oldest
+    if names[0][0] > oldest:
+        raise damaged(directory, f"segment {oldest} is missing; the log begins in it", entries="it held")
+    unneeded = [name for name in names if name[0] < oldest]
+    needed = names[len(unneeded) :]
+    if not needed:
+        if not writable:
+            return _before_reset(filesystem, directory, base, names[-1])
+        needed = [_begin_anew(filesystem, directory, base, names[-1])]
     contents = LogContents()
     expected = 0
-    for sequence, first_index in names[:-1]:
+    for sequence, first_index in needed[:-1]:
         expected = _load_sealed(filesystem, directory, contents, sequence, first_index, expected)
-    sequence, first_index = names[-1]
+    sequence, first_index = needed[-1]
     path = f"{directory}/{segment_name(sequence, first_index)}"
     file = filesystem.open(path, writable=writable)
     try:
-        sectors, oldest = check_first_sector(path, file, sequence, first_index)
+        sectors, oldest_then = check_first_sector(path, file, sequence, first_index)
         _check_succession(path, first_index, expected)
         scan = _Scan(path, file, sequence, sectors, first_index, contents)
-        scan.segment.oldest = oldest
         tail = scan.run()
-        unneeded = _drop_unneeded(directory, contents, names[0][0], scan.segment)
+        _check_base(base, contents, scan.segment, oldest_then)
         if writable:
             _repair(scan, tail)
-            for segment in unneeded:  # oldest first, one by one, as in compact_to()
-                filesystem.remove(segment.path)
-                filesystem.sync_directory(directory)
+            # Oldest first, one by one, as in compact_to().
+            remove_segments(filesystem, directory, [f"{directory}/{segment_name(*name)}" for name in unneeded])
     except BaseException:
         file.close()
         raise
-    report = RecoveryReport(segments=len(names), scanned_bytes=scan.segment.position * SECTOR_BYTES)
+    report = RecoveryReport(segments=len(needed), scanned_bytes=scan.segment.position * SECTOR_BYTES)
     if tail.torn:
         report.torn = (
             f"{path}, offset {scan.segment.position * SECTOR_BYTES}: an unfinished write after entry "
             f"{scan.segment.table.last_index} was cut off; a crash before its sync explains it, and nobody was "
             "told that it was durable"
         )
-    return LoadedLog(contents, scan.segment, report)
+    return LoadedLog(contents, scan.segment, base, report)
+
+
+def _begin_anew(filesystem: FileSystem, directory: str, base: BaseFile, last: tuple[int, int]) -> tuple[int, int]:
+    """Make the first segment of a log that was being reset, as long as the `last` of those before. Raises OSError."""
+    old = filesystem.open(f"{directory}/{segment_name(*last)}")
+    try:
+        sectors = max(old.size() // SECTOR_BYTES, 8)
+    finally:
+        old.close()
+    sequence, first_index = base.record.oldest, base.record.base.index + 1
+    create_segment(filesystem, directory, sequence, first_index, sequence, sectors).close()
+    publish_segment(filesystem, directory, sequence, first_index)
+    return sequence, first_index
+
+
+def _before_reset(filesystem: FileSystem, directory: str, base: BaseFile, last: tuple[int, int]) -> LoadedLog:
+    """For a reader of a log that is being reset: it is empty. The `last` segment stands in for the one to come."""
+    path = f"{directory}/{segment_name(*last)}"
+    first_index = base.record.base.index + 1
+    file = filesystem.open(path)
+    segment = OpenSegment(
+        last[0], path, file, file.size() // SECTOR_BYTES, first_index, BatchTable.empty(first_index - 1)
+    )
+    return LoadedLog(LogContents(), segment, base, RecoveryReport())
+
+
+def _check_base(base: BaseFile, contents: LogContents, newest: OpenSegment, oldest_then: int) -> None:
+    """Whether the log goes on where the base says. Raises LogDamaged."""
+    record, last_index = base.record, newest.table.last_index
+    first_index = contents.sealed[0].first_index if contents.sealed else newest.first_index
+    if oldest_then > record.oldest:
+        raise damaged(
+            base.path,
+            f"its newest valid slot says that segment {record.oldest} is needed, but when segment {newest.sequence} "
+            f"was made it was {oldest_then}: a newer slot is lost",
+        )
+    if not first_index - 1 <= record.base.index <= last_index:
+        raise damaged(
+            base.path,
+            f"it says that the log begins after entry {record.base.index}, but the segments hold "
+            f"{first_index}-{last_index}",
+        )
+    newest.oldest = record.oldest
+
+
+def remove_segments(filesystem: FileSystem, directory: str, paths: list[str]) -> None:
+    """Remove segments that are not needed, oldest first. Raises OSError.
+
+    One by one: were only some of two removals lost, a gap between segments would look like damage.
+    """
+    for path in paths:
+        filesystem.remove(path)
+        filesystem.sync_directory(directory)
 
 
 def _load_sealed(
@@ -195,17 +273,6 @@ def _load_sealed(
     contents.configurations.extend(footer.configurations)
     contents.sealed.append(Segment(sequence, path, sectors, footer.first_index, footer.last_index))
     return footer.last_index + 1
-
-
-def _drop_unneeded(directory: str, contents: LogContents, found: int, newest: OpenSegment) -> list[Segment]:
-    """Forget the segments before the oldest one needed. Raises LogDamaged where that one is not there."""
-    if found > newest.oldest:
-        raise damaged(directory, f"segment {newest.oldest} is missing; the log begins in it", entries="it held")
-    unneeded = [segment for segment in contents.sealed if segment.sequence < newest.oldest]
-    del contents.sealed[: len(unneeded)]
-    first_index = contents.sealed[0].first_index if contents.sealed else newest.first_index
-    contents.forget_below(first_index, newest.table.last_index)
-    return unneeded
 
 
 def _check_succession(path: str, first_index: int, expected: int) -> None:
@@ -257,9 +324,6 @@ class _Scan:
         """Replay one record. Raises BadRecord."""
         segment = self.segment
         body = body_of(header, image)
-        if header.magic == COMPACTION:
-            segment.oldest = header.first_index
-            return
         if header.magic == TRUNCATION:
             if header.first_index > segment.table.last_index + 1:
                 raise BadRecord(f"a truncation from {header.first_index}, after the last entry")

@@ -1,7 +1,7 @@
 """One segment file: its first sector, its records, its footer and its last sector.
 
     sector 0        magic (8), format (4), sequence (8), first_index (8), sequence of the oldest segment that
-                    is needed (8), sectors in the file (4), CRC32
+                    was needed when it was made (8), sectors in the file (4), CRC32
     sectors 1 …     records (record.py), one after the other: batches and truncations
     footer          written when the segment is sealed: a record with the index of its live batches
     … zeros …

@@ -16,18 +16,20 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
-from raftlog.exceptions import DiskFull, LogCompacted, LogDamaged, LogTruncated, StorageError, StorageFailed
-from raftlog.storage.batches import Collected, split
+from raftlog.exceptions import DiskFull, LogDamaged, StorageError, StorageFailed
+from raftlog.storage.base import BaseRecord
+from raftlog.storage.batches import split
 from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
-from raftlog.storage.layout import TEMPORARY, damaged, segment_name
-from raftlog.storage.record import BATCH, COMPACTION, TRUNCATION, BatchBody, encode_batch, frame, sectors_for
-from raftlog.storage.recovery import LoadedLog, RecoveryReport, zero_sectors
+from raftlog.storage.layout import TEMPORARY, segment_name
+from raftlog.storage.log_view import View, read_view
+from raftlog.storage.record import BATCH, TRUNCATION, BatchBody, encode_batch, frame, sectors_for
+from raftlog.storage.recovery import LoadedLog, LogContents, RecoveryReport, remove_segments, zero_sectors
 from raftlog.storage.segment import (
     BatchTable,
     Footer,
@@ -38,7 +40,6 @@ from raftlog.storage.segment import (
     footer_sectors,
     load_footer,
     publish_segment,
-    read_batches,
 )
 
 SEGMENT_BYTES: Final = 64 << 20
@@ -50,20 +51,6 @@ MARK_ROOM: Final = 4
 RECORD_BYTES: Final = 256 << 10
 # Indices of sealed segments kept in memory, each at most about 2 MiB.
 CACHED_TABLES: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """What a reader needs, replaced as a whole except that the open segment's table grows."""
-
-    first_index: int
-    sealed: tuple[Segment, ...]  # those with live entries
-    firsts: tuple[int, ...]  # their first indices
-    open_path: str
-    open_sequence: int
-    open_file: File
-    open_first: int
-    table: BatchTable
 
 
 class SegmentedLog:
@@ -85,6 +72,7 @@ class SegmentedLog:
         self._segment_sectors = segment_bytes // SECTOR_BYTES
         self._contents = loaded.contents
         self._open = loaded.open_segment
+        self._base = loaded.base
         self.report: RecoveryReport = loaded.report
         # Why nothing may be written any more; "" while all is well.
         # Invariant: never becomes "" again.
@@ -98,6 +86,10 @@ class SegmentedLog:
     # What is in the log
 
     @property
+    def base(self) -> LogBase:
+        return self._base.record.base
+
+    @property
     def first_index(self) -> int:
         return self._view.first_index
 
@@ -106,10 +98,16 @@ class SegmentedLog:
         return self._view.table.last_index
 
     def term_runs(self) -> list[TermRun]:
-        return list(self._contents.term_runs)
+        """Of the entries held, the first of which may be in the middle of its term."""
+        runs, first_index = self._contents.term_runs, self.first_index
+        if first_index > self.last_index:
+            return []
+        number = bisect_right(runs, first_index, key=lambda run: run.first_index) - 1
+        return [TermRun(first_index, runs[number].term), *runs[number + 1 :]]
 
     def configuration_indices(self) -> list[int]:
-        return list(self._contents.configurations)
+        configurations = self._contents.configurations
+        return configurations[bisect_left(configurations, self.first_index) :]
 
     # Writing
 
@@ -137,14 +135,15 @@ class SegmentedLog:
 
     def _new_runs(self, batch: EntryBatch) -> list[TermRun]:
         runs: list[TermRun] = []
-        last_term = self._contents.term_runs[-1].term if self._contents.term_runs else 0
+        known = self._contents.term_runs
+        last_term = known[-1].term if known else self.base.term
         index = batch.first_index
         for count, term, _ in batch.runs:
-            if term > last_term:
+            if term > last_term or not (known or runs):
                 runs.append(TermRun(index, term))
-                last_term = term
-            elif term < last_term:
+            if term < last_term:
                 raise ValueError(f"entry {index} of term {term} does not follow term {last_term}")
+            last_term = term
             index += count
         return runs
 
@@ -207,33 +206,86 @@ class SegmentedLog:
         segment.first_index = min(segment.first_index, index)
         self._publish()
 
-    def compact_to(self, index: int) -> int:
-        """Remove the oldest segments whose entries are all at or below `index`. Returns the new first_index.
+    def compactable_to(self, index: int) -> int:
+        """The last index that lies, with all before it, in sealed segments which end at or below `index`: compacting
+        to there gives room, and to any index between there and `index` none. At least base.index."""
+        last = [segment.last_index for segment in self._contents.sealed if segment.last_index <= index]
+        return max([self.base.index, *last])
 
-        Caller's duty: a durable snapshot holds everything up to `index`. Raises StorageFailed.
+    def compact_to(self, base: LogBase) -> None:
+        """Give up the entries up to base.index: the log begins after it, durably; then whole segments are removed.
+
+        Nothing happens where it begins there or later already. Caller's duty: a durable snapshot holds everything up
+        to base.index. Raises ValueError where `base` is not an entry of this log, DiskFull (the log is as it was),
+        StorageFailed.
         """
         self._check_writable()
+        if base.index <= self.base.index:
+            return
+        if base.index > self.last_index or self._term_at(base.index) != base.term:
+            raise ValueError(f"entry {base.term}:{base.index} is not in the log, which ends at {self.last_index}")
+        self.sync()
         sealed = self._contents.sealed
         count = 0
-        while count < len(sealed) and sealed[count].last_index <= index:
+        while count < len(sealed) and sealed[count].last_index <= base.index:
             count += 1
-        if not count:
-            return self.first_index
-        # First say so in the log, durably: a segment that is missing without that is damage.
-        self._write_mark(COMPACTION, sealed[count - 1].sequence + 1)
-        unneeded = self._contents.sealed[:count]
-        del self._contents.sealed[:count]
-        self._open.oldest = unneeded[-1].sequence + 1
+        unneeded = [segment.path for segment in sealed[:count]]
+        self._save_base(base, sealed[count - 1].sequence + 1 if count else self._open.oldest)
+        del sealed[:count]
+        self._open.oldest = self._base.record.oldest
+        self._contents.forget_below(sealed[0].first_index if sealed else self._open.first_index, self.last_index)
         self._publish()
-        self._contents.forget_below(self.first_index, self.last_index)
-        for segment in unneeded:
-            try:
-                self._filesystem.remove(segment.path)
-                # One by one: were only some of two removals lost, a gap between segments would look like damage.
-                self._filesystem.sync_directory(self._directory)
-            except OSError as error:
-                raise self._fail(f"{segment.path} could not be removed", error) from error
-        return self.first_index
+        self._remove(unneeded)
+
+    def _term_at(self, index: int) -> int:
+        runs = self._contents.term_runs
+        return runs[bisect_right(runs, index, key=lambda run: run.first_index) - 1].term
+
+    def reset_to(self, base: LogBase) -> None:
+        """Replace the whole log by `base`, durably: what it held is gone, and the next entry is base.index + 1.
+
+        Caller's duty: a durable snapshot holds everything up to base.index, and no entry after it that this log held
+        was acknowledged and is needed. Raises DiskFull (the log is as it was), StorageFailed.
+        """
+        self._check_writable()
+        old = self._open
+        sequence, first_index = old.sequence + 1, base.index + 1
+        path = f"{self._directory}/{segment_name(sequence, first_index)}"
+        try:
+            file = create_segment(
+                self._filesystem, self._directory, sequence, first_index, sequence, self._segment_sectors
+            )
+        except OSError as error:
+            raise self._no_room_or_fail(f"{path} could not be made", error) from error
+        try:
+            self._save_base(base, sequence)
+        except DiskFull:
+            self._give_up_segment(file, path)
+            raise
+        try:
+            publish_segment(self._filesystem, self._directory, sequence, first_index)
+        except OSError as error:
+            raise self._fail(f"{path} could not be made", error) from error
+        unneeded = [*(segment.path for segment in self._contents.sealed), old.path]
+        self._contents = LogContents()
+        self._unclean = []
+        self._open = OpenSegment(
+            sequence, path, file, self._segment_sectors, first_index, BatchTable.empty(base.index), oldest=sequence
+        )
+        self._publish()
+        self._remove(unneeded)
+
+    def _save_base(self, base: LogBase, oldest: int) -> None:
+        try:
+            self._base.save(BaseRecord(base, oldest))
+        except OSError as error:
+            raise self._no_room_or_fail(f"{self._base.path} could not be written", error) from error
+
+    def _remove(self, paths: list[str]) -> None:
+        try:
+            remove_segments(self._filesystem, self._directory, paths)
+        except OSError as error:
+            raise self._fail(f"segments in {self._directory} could not be removed", error) from error
 
     def _write_mark(self, magic: bytes, number: int) -> None:
         """Write and sync a record of one sector that says only `number`. Raises DiskFull, StorageFailed."""
@@ -258,6 +310,7 @@ class SegmentedLog:
         """Idempotent. Does not sync: what was not synced was not promised."""
         self._failure = self._failure or f"the log in {self._directory} is closed"
         self._open.file.close()
+        self._base.close()
         self._load_table.cache_clear()
 
     # Reading
@@ -270,7 +323,7 @@ class SegmentedLog:
         while True:
             view = self._view
             try:
-                batch = self._read(view, first_index, last_index, max_bytes)
+                batch = read_view(view, first_index, last_index, max_bytes, self._load_table)
             except (OSError, LogDamaged) as error:
                 if self._view is view:
                     if isinstance(error, StorageError):
@@ -282,41 +335,6 @@ class SegmentedLog:
             if self._view is view:
                 return batch
 
-    def _read(self, view: _View, first_index: int, last_index: int, max_bytes: int) -> EntryBatch:
-        last_held = view.table.last_index
-        if first_index < view.first_index:
-            raise LogCompacted(f"entry {first_index} is no more held: the log begins at {view.first_index}")
-        if first_index > last_held or last_index < first_index:
-            raise LogTruncated(f"entries {first_index}-{last_index} are not in the log, which ends at {last_held}")
-        last_index = min(last_index, last_held)
-        collected = Collected(first_index, last_index, max_bytes)
-        while not collected.is_full:
-            self._read_from(view, collected)
-        return EntryBatch(first_index, collected.runs, collected.payloads)
-
-    def _read_from(self, view: _View, collected: Collected) -> None:
-        """Add what one read of one file gives."""
-        index = collected.next_index
-        if index >= view.open_first:
-            path, sequence, file, table = view.open_path, view.open_sequence, view.open_file, view.table
-            end = collected.last_index
-        else:
-            segment = view.sealed[bisect_right(view.firsts, index) - 1]
-            path, sequence, end = segment.path, segment.sequence, segment.last_index
-            file, table = self._load_table(segment)
-        for batch in read_batches(path, sequence, file, table, index, collected.bytes_left):
-            # A batch that was cut in its middle ends where the next one begins.
-            following = bisect_right(table.firsts, batch.first_index)
-            stop = table.firsts[following] - 1 if following < len(table.firsts) else end
-            batch = batch.slice(collected.next_index, min(stop, end))
-            if not batch.payloads:
-                raise damaged(
-                    path, "a batch ends before the next one begins", entries=f"from {collected.next_index} on"
-                )
-            collected.add(batch)
-            if collected.is_full or collected.next_index > end:
-                return  # a sealed segment's footer also lists batches that were cut off later, beyond `end`
-
     def _open_sealed(self, segment: Segment) -> tuple[File, BatchTable]:
         """The file of a sealed segment and its index; kept for a few. The file closes with its last reader."""
         file = self._filesystem.open(segment.path)
@@ -324,13 +342,13 @@ class SegmentedLog:
 
     # Segments
 
-    def _publish(self) -> _View:
+    def _publish(self) -> View:
         """Show readers the segments as they are now."""
         segment = self._open
         sealed = self._contents.sealed
         live = tuple(old for old in sealed if old.first_index <= old.last_index)
-        self._view = _View(
-            sealed[0].first_index if sealed else segment.first_index,
+        self._view = View(
+            self.base.index + 1,
             live,
             tuple(old.first_index for old in live),
             segment.path,
@@ -379,16 +397,20 @@ class SegmentedLog:
         except DiskFull:
             # Both lie in reserved space, so this takes a file system that copies on write.
             self._unclean.append((segment.position, segment.position + len(record) // SECTOR_BYTES))
-            successor.close()
-            try:
-                self._filesystem.remove(successor_path + TEMPORARY)
-            except OSError as error:
-                raise self._fail(f"{successor_path}{TEMPORARY} could not be removed", error) from error
+            self._give_up_segment(successor, successor_path)
             raise
         try:
             segment.file.sync()
         except OSError as error:
             raise self._fail(f"{segment.path} could not be synced", error) from error
+
+    def _give_up_segment(self, file: File, path: str) -> None:
+        """Remove a segment that was made and not published."""
+        file.close()
+        try:
+            self._filesystem.remove(path + TEMPORARY)
+        except OSError as error:
+            raise self._fail(f"{path}{TEMPORARY} could not be removed", error) from error
 
     def _live_runs(self, first_index: int) -> tuple[list[TermRun], list[int]]:
         """Term runs and configurations of the entries from `first_index` on."""

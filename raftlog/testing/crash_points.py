@@ -1,6 +1,6 @@
 """Try every crash of the storage layer: `python -m raftlog.testing.crash_points [--seed N] [--json]`.
 
-A workload appends, syncs, rolls segments, truncates, compacts, saves hard states, meets full disks and
+A workload appends, syncs, rolls segments, truncates, compacts, resets, saves hard states, meets full disks and
 restarts, on a disk in memory (`crash_disk`). Before each call that changes anything, and at the end,
 the power is cut: every subset of what was not yet durable (each sector by itself, each directory
 operation by itself) is kept or lost, all subsets where they are few, a sample drawn from the seed where
@@ -10,10 +10,11 @@ left its pages marked clean. From each of these states the storage is opened aga
 1. It opens: a mere crash is never called damage.
 2. Everything synced is there, unless it was truncated; nothing truncated comes back.
 3. The log is a prefix of what was appended, term, log time and payload.
-4. The hard state is the last one saved, or the one that was being saved.
-5. Identity and cluster id are what they were.
-6. What the opened storage shows is durable: a second crash, also in the middle of recovery, keeps it.
-7. It works: what is appended and synced next survives.
+4. The log begins where it was last compacted or reset to, or where it is just being compacted or reset to.
+5. The hard state is the last one saved, or the one that was being saved.
+6. Identity and cluster id are what they were.
+7. What the opened storage shows is durable: a second crash, also in the middle of recovery, keeps it.
+8. It works: what is appended and synced next survives.
 
 Then bits are flipped in what is durable: last batch, hard state slots, footers, metadata. Each must be
 refused as LogDamaged or leave the contents whole.
@@ -31,6 +32,7 @@ from typing import Final, NamedTuple, TextIO
 
 from raftlog.consensus.configuration import Configuration, encode_configuration
 from raftlog.consensus.entries import COMMAND, NO_OP_PAYLOAD, EntryBatch, Run
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState
 from raftlog.exceptions import DiskFull, LogDamaged, StorageError
 from raftlog.runtime import clock
@@ -42,7 +44,7 @@ from raftlog.testing.crash_disk import CrashDisk
 SEGMENT_BYTES: Final = 8192
 DIRECTORY: Final = "data"
 INCARNATION: Final = "0123456789abcdef" * 2
-NESTED_EVERY: Final = 5  # of how many states one has its recovery crashed too
+NESTED_EVERY: Final = 12  # of how many states one has its recovery crashed too
 
 
 class Entry(NamedTuple):
@@ -59,16 +61,24 @@ class Promise:
     entries: list[Entry] = field(default_factory=list)  # from index 1; those that may be there
     durable_index: int = 0  # entries up to here must be there …
     truncated_index: int = -1  # … unless the log ends exactly here
-    lowest_first: int = 1
-    highest_first: int = 1
+    bases: tuple[LogBase, ...] = (NO_BASE,)
+    reset_to: LogBase | None = None  # all of the above does not count any more once the log begins there
     hard_states: tuple[HardState, ...] = (HardState(),)
     cluster_ids: tuple[str, ...] = ("",)
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        """What tells it from other promises of the same workload."""
+        bases = [(base.index, base.term) for base in (*self.bases, self.reset_to) if base is not None]
+        return (self.durable_index, self.truncated_index, len(self.entries), self.hard_states, *bases)
 
     def check(self, storage: Storage) -> str:
         """Empty, or the promise that `storage` breaks."""
         log = storage.log
-        if not self.lowest_first <= log.first_index <= self.highest_first:
-            return f"first_index {log.first_index} is not in {self.lowest_first}-{self.highest_first}"
+        if log.base == self.reset_to:
+            return self._check_rest(storage) if log.last_index == log.base.index else "a reset log is not empty"
+        if log.base not in self.bases:
+            return f"the base {log.base} is none of {self.bases}"
         if log.last_index < self.durable_index and log.last_index != self.truncated_index:
             return f"entries {log.last_index + 1}-{self.durable_index} were durable and are gone"
         if log.last_index > len(self.entries):
@@ -76,13 +86,16 @@ class Promise:
         expected = self.entries[log.first_index - 1 : log.last_index]
         if contents(storage) != expected:
             return f"entries {log.first_index}-{log.last_index} are not what was appended"
+        return self._check_rest(storage) or self._check_index(storage, expected)
+
+    def _check_rest(self, storage: Storage) -> str:
         if storage.hard_state.load() not in self.hard_states:
             return f"hard state {storage.hard_state.load()} is none of {self.hard_states}"
         if storage.metadata.cluster_id not in self.cluster_ids:
             return f"cluster id {storage.metadata.cluster_id!r} is none of {self.cluster_ids}"
         if self.exists and storage.metadata.incarnation != INCARNATION:
             return f"incarnation {storage.metadata.incarnation!r} is another"
-        return self._check_index(storage, expected)
+        return ""
 
     def _check_index(self, storage: Storage, expected: list[Entry]) -> str:
         """Term runs and configurations fit the entries."""
@@ -174,8 +187,7 @@ class Explorer:
 
     def _is_new(self, state: CrashDisk) -> bool:
         files = tuple(sorted((name, bytes(state.inodes[number].seen)) for name, number in state.names.items()))
-        promise = self.promise
-        key = hash((files, promise.durable_index, promise.truncated_index, len(promise.entries), promise.hard_states))
+        key = hash((files, self.promise.state))
         if key in self._seen:
             return False
         self._seen.add(key)
@@ -288,11 +300,13 @@ class Workload:
         self.operations: list[tuple[int, Callable[[], None]]] = [
             (8, self.append),
             (8, self.append_and_sync),
+            (1, self.damage),
             (2, self.append_large),
             (4, self.sync),
             (3, self.truncate),
             (4, self.save_hard_state),
-            (1, self.compact),
+            (2, self.compact),
+            (1, self.reset),
             (2, self.append_to_full_disk),
             (1, self.set_cluster_id),
             (2, self.restart),
@@ -338,11 +352,14 @@ class Workload:
 
     def append_and_sync(self) -> None:
         self._append(self._batch(self.rng.randrange(1, 12), 200))
+        self.sync()
+
+    def damage(self) -> None:
+        """Of a disk whose newest segment ends with a batch."""
+        self._append(self._batch(2, 200))
         position = self.storage.log._open.position
         self.sync()
-        if self.rng.random() < 0.15:
-            table = self.storage.log._open.table
-            self.explorer.damage(self.storage, range(table.positions[-1], position))
+        self.explorer.damage(self.storage, range(self.storage.log._open.table.positions[-1], position))
 
     def append_large(self) -> None:
         self._append(self._batch(2, 9000))
@@ -369,10 +386,35 @@ class Workload:
         self.promise.hard_states = (hard_state,)
 
     def compact(self) -> None:
+        """To any index: it need not end a segment."""
         log, promise = self.storage.log, self.promise
-        index = self.rng.randint(log.first_index - 1, max(log.first_index - 1, promise.durable_index))
-        promise.highest_first = index + 1
-        promise.lowest_first = promise.highest_first = log.compact_to(index)
+        if promise.durable_index <= log.base.index:
+            return
+        index = self.rng.randint(log.first_index, promise.durable_index)
+        entry = promise.entries[index - 1]
+        base = LogBase(index, entry.term, entry.log_time)
+        promise.bases = (log.base, base)
+        log.compact_to(base)
+        promise.bases = (base,)
+
+    def reset(self) -> None:
+        """The log is replaced by a base, within it or beyond it; sometimes the disk is too full for that."""
+        log, promise = self.storage.log, self.promise
+        self.term += 1
+        base = LogBase(max(log.base.index, log.last_index + self.rng.randint(-9, 9)), self.term, self.log_time)
+        promise.reset_to = base
+        if self.rng.random() < 0.2:
+            self.explorer.disk.room = self.rng.randrange(4)
+        try:
+            log.reset_to(base)
+        except DiskFull:
+            promise.reset_to = None
+            return
+        finally:
+            self.explorer.disk.room = None
+        promise.bases, promise.reset_to = (base,), None
+        promise.entries = [Entry(0, 0, b"gone")] * base.index
+        promise.durable_index = base.index
 
     def append_to_full_disk(self) -> None:
         """The write takes some sectors and finds no room; the log is as it was, and goes on later."""

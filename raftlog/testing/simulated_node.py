@@ -31,7 +31,7 @@ from raftlog.consensus.messages import (
     TimeoutNow,
 )
 from raftlog.consensus.raft import Raft
-from raftlog.exceptions import DiskFull, LogDamaged, LogTruncated, StorageError, StorageFailed
+from raftlog.exceptions import DiskFull, LogCompacted, LogDamaged, LogTruncated, StorageError, StorageFailed
 from raftlog.runtime.consensus_state import _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
@@ -385,7 +385,7 @@ class SimulatedNode:
     def _fetch(self, fetch: FetchEntries) -> AppendEntries | None:
         try:
             batch = self.state.log_store.read(fetch.first_index, fetch.last_index, fetch.max_bytes)
-        except LogTruncated:
+        except (LogCompacted, LogTruncated):
             return None
         self.simulation.count("fetched from disk")
         return self.raft.fetched(fetch, batch, self.local_now())

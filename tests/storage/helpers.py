@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from raftlog.consensus.configuration import Configuration, encode_configuration
 from raftlog.consensus.entries import COMMAND, EntryBatch, Run
+from raftlog.consensus.snapshot import LogBase
 from raftlog.storage import Storage, open_storage
 
 INCARNATION = "ab" * 16
@@ -19,6 +20,20 @@ def batch(first_index: int, count: int, *, size: int = 20, term: int = 1, log_ti
 
 def configuration_batch(index: int, cluster_id: str, *, term: int = 1) -> EntryBatch:
     return EntryBatch(index, [Run(1, term, 1000)], [encode_configuration(Configuration(cluster_id))])
+
+
+def base_at(log, index: int) -> LogBase:
+    """What describes the entry at `index`, read from the log."""
+    run = log.read(index, index, 1).runs[0]
+    return LogBase(index, run.term, run.log_time)
+
+
+def compact(log, index: int) -> int:
+    """Compact to where that gives room, at most to `index`. Returns the new first_index."""
+    point = log.compactable_to(index)
+    if point > log.base.index:
+        log.compact_to(base_at(log, point))
+    return log.first_index
 
 
 def opened(directory: object, **options: object) -> Storage:

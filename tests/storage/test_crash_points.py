@@ -8,7 +8,7 @@ from zlib import crc32
 
 import pytest
 
-from raftlog.storage import hard_state, record, recovery, segment, segmented_log
+from raftlog.storage import base, hard_state, layout, record, recovery, segment, segmented_log
 from raftlog.storage.hard_state import DurableHardState
 from raftlog.storage.segmented_log import SegmentedLog
 from raftlog.testing import crash_points
@@ -108,16 +108,71 @@ def test_truncation_kept_in_memory_only_is_found(monkeypatch):
     assert violations()
 
 
-def test_compaction_that_is_not_said_in_the_log_is_found(monkeypatch):
-    """A segment that is missing without it counts as damage."""
-    write_mark = SegmentedLog._write_mark
+def test_compaction_that_removes_before_it_decides_is_found(monkeypatch):
+    """A segment that is missing without the base's word counts as damage."""
 
-    def lenient(self, magic, number):
-        if magic != record.COMPACTION:
-            write_mark(self, magic, number)
+    def save_base(self, base, oldest):
+        paths = [segment.path for segment in self._contents.sealed if segment.sequence < oldest]
+        if oldest <= self._open.sequence:
+            self._remove(paths)
+        original(self, base, oldest)
 
-    monkeypatch.setattr(SegmentedLog, "_write_mark", lenient)
-    assert "is missing" in violations()[0]
+    original = SegmentedLog._save_base
+    monkeypatch.setattr(SegmentedLog, "_save_base", save_base)
+    monkeypatch.setattr(SegmentedLog, "_remove", remove_what_is_there)
+    assert any("is missing" in text for text in violations())
+
+
+def remove_what_is_there(self, paths):
+    recovery.remove_segments(
+        self._filesystem, self._directory, [path for path in paths if self._filesystem.exists(path)]
+    )
+
+
+def test_reset_that_removes_before_its_segment_is_published_is_found(monkeypatch):
+    """Between the two there would be no log at all."""
+
+    def publish(filesystem, directory, sequence, first_index):
+        for name in filesystem.list_directory(directory):
+            parsed = layout.parse_segment_name(name)
+            if parsed is not None and resets:
+                filesystem.remove(f"{directory}/{name}")
+        return original(filesystem, directory, sequence, first_index)
+
+    def reset_to(self, base):
+        resets.append(base)
+        try:
+            original_reset(self, base)
+        finally:
+            resets.clear()
+
+    resets: list[object] = []
+    original, original_reset = segment.publish_segment, SegmentedLog.reset_to
+    monkeypatch.setattr(segmented_log, "publish_segment", publish)
+    monkeypatch.setattr(SegmentedLog, "reset_to", reset_to)
+    monkeypatch.setattr(SegmentedLog, "_remove", remove_what_is_there)
+    assert "no segment" in violations()[0]
+
+
+def test_base_that_does_not_sync_is_found(monkeypatch):
+    def save(self, record):
+        self._sequence += 1
+        self._file.pwrite(base.encode_slot(self._sequence, record), self._sequence % 2 * base.SLOT_BYTES)
+        self.record = record
+
+    monkeypatch.setattr(base.BaseFile, "save", save)
+    assert violations()
+
+
+def test_reset_that_makes_its_segment_before_the_decision_durable_is_found(monkeypatch):
+    """A crash would find two logs that do not belong together."""
+
+    def save(self, record):
+        saved.append(record)
+
+    saved: list[object] = []
+    monkeypatch.setattr(base.BaseFile, "save", save)
+    assert violations()
 
 
 def test_command_reports_a_violation_with_how_to_replay_it(monkeypatch):

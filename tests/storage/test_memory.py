@@ -8,7 +8,7 @@ from raftlog.consensus.entries import EntryBatch, Run
 from raftlog.consensus.state import HardState, TermRun
 from raftlog.exceptions import DiskFull, LogCompacted, LogTruncated, StorageFailed
 from raftlog.storage.memory import MemoryHardState, MemoryLog
-from tests.storage.helpers import batch, configuration_batch
+from tests.storage.helpers import batch, compact, configuration_batch
 
 
 def test_crash_forgets_what_was_not_synced():
@@ -46,7 +46,7 @@ def test_reads_are_limited_and_runs_are_joined():
 def test_compaction():
     log = MemoryLog()
     log.append(batch(1, 5, term=2))
-    assert log.compact_to(3) == 4
+    assert compact(log, 3) == 4
     assert log.term_runs() == [TermRun(4, 2)]
     with pytest.raises(LogCompacted):
         log.read(3, 4, 10)

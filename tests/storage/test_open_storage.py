@@ -18,7 +18,7 @@ from tests.storage.helpers import INCARNATION, batch, opened
 def test_new_directory_is_made_with_its_parents(tmp_path):
     directory = tmp_path / "var" / "raft"
     storage = opened(directory, cluster="shop")
-    assert sorted(os.listdir(directory)) == ["hard_state", "lock", segment_name(1, 1), "metadata"]
+    assert sorted(os.listdir(directory)) == ["base", "hard_state", "lock", segment_name(1, 1), "metadata"]
     assert storage.metadata.node_id == "n1"
     assert storage.metadata.cluster == "shop"
     assert storage.metadata.incarnation == INCARNATION

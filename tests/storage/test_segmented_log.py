@@ -11,11 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raftlog.consensus.entries import EntryBatch, Run
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
 from raftlog.exceptions import DiskFull, InvalidEntry, LogCompacted, LogTruncated, StorageFailed
 from raftlog.storage.memory import MemoryLog
 from raftlog.testing.crash_disk import CrashDisk
-from tests.storage.helpers import all_entries, batch, configuration_batch, opened
+from tests.storage.helpers import all_entries, base_at, batch, compact, configuration_batch, opened
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ def test_compaction_removes_whole_old_segments(tmp_path, storage):
         log.append(batch(index, 10, size=100, term=index))
     log.sync()
     files = len(os.listdir(tmp_path))
-    first_index = log.compact_to(100)
+    first_index = compact(log, 100)
     assert 50 < first_index <= 101
     assert log.first_index == first_index
     assert len(os.listdir(tmp_path)) < files
@@ -214,7 +215,7 @@ def test_compaction_of_everything_keeps_the_open_segment(tmp_path, storage):
     for index in range(1, 200, 10):
         storage.log.append(batch(index, 10, size=100))
     storage.log.sync()
-    first_index = storage.log.compact_to(200)
+    first_index = compact(storage.log, 200)
     assert first_index <= storage.log.last_index == 200
     storage.close()
     storage = opened(tmp_path)
@@ -232,8 +233,8 @@ def test_log_that_was_truncated_and_compacted_to_nothing_has_no_terms():
     storage.log.truncate_from(8)
     states = []
     disk.on_call = lambda call: states.append(disk.after_crash((False,) * disk.pending_count()))
-    assert storage.log.compact_to(7) == 8
-    assert len(states) == 4  # before: the mark, its sync, the removal, the directory's sync
+    assert compact(storage.log, 7) == 8
+    assert len(states) == 4  # before: the base, its sync, the removal, the directory's sync
     for state in states[2:]:
         log = opened("d", filesystem=state).log
         assert (log.first_index, log.last_index) == (8, 7)
@@ -248,7 +249,7 @@ def test_removal_of_segments_that_a_crash_interrupted_is_finished():
     storage.log.sync()
     states = []
     disk.on_call = lambda call: states.append(disk.after_crash((False,) * disk.pending_count()))
-    first_index = storage.log.compact_to(100)
+    first_index = compact(storage.log, 100)
     states.append(disk.after_crash((False,) * disk.pending_count()))
     found = [opened("d", filesystem=state).log.first_index for state in states]
     assert found == [1, 1, *[first_index] * (len(found) - 2)]
@@ -393,6 +394,7 @@ _operations = st.lists(
         st.tuples(st.just("append"), st.integers(1, 20), st.sampled_from([1, 50, 300, 5000])),
         st.tuples(st.just("truncate"), st.integers(0, 30)),
         st.tuples(st.just("compact"), st.integers(0, 60)),
+        st.tuples(st.just("reset"), st.integers(0, 3)),
         st.tuples(st.just("reopen")),
     ),
     max_size=25,
@@ -416,12 +418,20 @@ def test_log_on_disk_behaves_like_its_twin_in_memory(operations, seed):
             log.truncate_from(index)
             twin.truncate_from(index)
         elif name == "compact":
-            twin.compact_to(log.compact_to(min(log.last_index, log.first_index + arguments[0])) - 1)
+            index = min(log.last_index, log.first_index + arguments[0])
+            if index > log.base.index:
+                base = base_at(log, index)
+                log.compact_to(base)
+                twin.compact_to(base)
+        elif name == "reset":
+            base = LogBase(log.last_index + arguments[0], term, term)
+            log.reset_to(base)
+            twin.reset_to(base)
         else:
             log.sync()
             storage = opened("d", filesystem=disk.after_crash((False,) * disk.pending_count()))
             disk = storage.filesystem
         log = storage.log
-        assert (log.first_index, log.last_index) == (twin.first_index, twin.last_index)
+        assert (log.base, log.last_index) == (twin.base, twin.last_index)
         assert log.term_runs() == twin.term_runs()
         assert all_entries(log) == all_entries(twin)
