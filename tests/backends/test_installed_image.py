@@ -45,6 +45,13 @@ def names(database):
     return [name for (name,) in database.run("SELECT name FROM parent ORDER BY name")]
 
 
+def read_install_write(database, image, expected):
+    with transaction.atomic(using=ALIAS):
+        assert names(database) == expected
+        images.install_image(ALIAS, image)
+        database.run("UPDATE parent SET rank = 5 WHERE name = 'first'")
+
+
 def test_an_open_connection_reads_the_new_content_and_captures_under_the_new_schema(replicated, tmp_path):
     replicated.run("INSERT INTO parent (name, rank) VALUES ('in the image', 2)")
     image_of(replicated, tmp_path / "image")
@@ -78,11 +85,8 @@ def test_a_reader_keeps_its_snapshot_while_an_image_is_installed(replicated, tmp
 def test_a_transaction_that_read_before_an_image_of_an_older_state_conflicts_when_it_writes(replicated, tmp_path):
     image_of(replicated, tmp_path / "image")
     replicated.run("INSERT INTO parent (name, rank) VALUES ('second', 2)")
-    with pytest.raises(TransactionConflict, match="another image of the database was installed"):  # noqa: SIM117
-        with transaction.atomic(using=ALIAS):
-            assert names(replicated) == ["first", "second"]
-            images.install_image(ALIAS, tmp_path / "image")
-            replicated.run("UPDATE parent SET rank = 5 WHERE name = 'first'")
+    with pytest.raises(TransactionConflict, match="another image of the database was installed"):
+        read_install_write(replicated, tmp_path / "image", ["first", "second"])
     assert replicated.run("SELECT rank FROM parent") == [(1,)]
 
 
@@ -90,11 +94,8 @@ def test_a_transaction_that_read_before_an_image_of_another_cluster_conflicts(re
     image_of(replicated, tmp_path / "image")
     stand_at(replicated, 7, "d" * 32)
     replicated.connection.close()
-    with pytest.raises(TransactionConflict, match="another image of the database was installed"):  # noqa: SIM117
-        with transaction.atomic(using=ALIAS):
-            assert names(replicated) == ["first"]
-            images.install_image(ALIAS, tmp_path / "image")
-            replicated.run("UPDATE parent SET rank = 5 WHERE name = 'first'")
+    with pytest.raises(TransactionConflict, match="another image of the database was installed"):
+        read_install_write(replicated, tmp_path / "image", ["first"])
 
 
 def test_an_image_waits_for_the_transaction_that_has_the_hosts_turn(replicated, tmp_path):

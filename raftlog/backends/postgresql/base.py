@@ -19,7 +19,7 @@ from psycopg import IsolationLevel
 from psycopg.pq import Format
 
 from raftlog.backends.log import log_for
-from raftlog.backends.postgresql.applying import ApplyPort
+from raftlog.backends.postgresql.applying import ApplyPort, Unblocker
 from raftlog.backends.postgresql.connection import (
     Connection,
     Cursor,
@@ -127,6 +127,18 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         port = ApplyPort(self.connection.control)
         port.wins()
         return port
+
+    @contextlib.contextmanager
+    def unblocking(self, raw: psycopg.Connection[Any]) -> Iterator[None]:
+        """Inside, local transactions that keep this connection waiting are cancelled, as they are for apply."""
+        unblocker = Unblocker(raw)
+        unblocker.start()
+        unblocker.begun()
+        try:
+            yield
+        finally:
+            unblocker.stop()
+            unblocker.join()
 
     def table_reader(self) -> TableReader:
         """For scans and comparisons: a connection that is used by one thread, and not by this one's."""

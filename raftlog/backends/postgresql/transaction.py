@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from raftlog.backends.postgresql.connection import Connection
 
 _BEGIN: Final = (
-    f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT {START}, applied, last_schema, last_key_epoch "
+    f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT {START}, applied, last_schema, last_key_epoch, tableoid "
     "FROM raftlog_positions"
 )
 _BEGIN_APPLYING: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT {START}"
@@ -76,6 +76,7 @@ class Transaction:
         self.capture = Capture(self._cursor, self.schema)
         self.observed = Observed(self.schema)
         self.keys = TransactionKeys(self)
+        self._positions_table = 0  # OID; 0: not seen yet
         self._key_epoch = -1  # newest, of all tables, as last seen
         self._epochs: dict[str, int] = {}
         self._has_collided = False
@@ -124,19 +125,36 @@ class Transaction:
         else:
             if self.manual or self.state is State.BEGUN:
                 self.cluster.at_begin()
-            ((_, _, self.base, version, key_epoch),) = self._begin_in_snapshot()
+            ((_, _, self.base, version, key_epoch, table),) = self._begin_in_snapshot()
+            self._see_database(table)
             self.schema.refresh_to(version)
             self._see_key_epoch(key_epoch)
         self.state = State.OPEN
 
     def _begin_in_snapshot(self) -> Any:
         try:
-            return self.execute_internally(_BEGIN)
+            while not (rows := self.execute_internally(_BEGIN)):
+                # It waited for the end of an install, and from its older snapshot the new tables look empty.
+                self.execute_internally("ROLLBACK")
+            return rows
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             self.execute_internally("ROLLBACK")
             with self.internal():
                 self.applier.make_tables()
             return self.execute_internally(_BEGIN)
+
+    def _see_database(self, table: int) -> None:
+        """`table`: OID of raftlog_positions. An image that is installed makes all tables anew (rule 17).
+
+        Then OIDs name other tables; and where it is of another cluster, blocks of keys are void.
+        """
+        before, self._positions_table = self._positions_table, table
+        if before in (0, table):
+            return
+        self.schema.forget()
+        with self.internal():
+            row = self._cursor.execute("SELECT cluster_id FROM raftlog_appliedindex").fetchone()
+        self.log.connected(row[0] if row else "")
 
     def _see_key_epoch(self, newest: int) -> None:
         if newest != self._key_epoch:
@@ -147,8 +165,10 @@ class Transaction:
         """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
         with self.internal():
             if self.state is not State.OPEN:
-                row = self._cursor.execute("SELECT last_key_epoch FROM raftlog_positions").fetchone()
-                self._see_key_epoch(row[0] if row else 0)
+                row = self._cursor.execute("SELECT last_key_epoch, tableoid FROM raftlog_positions").fetchone()
+                assert row is not None
+                self._see_database(row[1])
+                self._see_key_epoch(row[0])
             epoch = self._epochs.get(table)
             if epoch is None:
                 self.applier.marks.begin()

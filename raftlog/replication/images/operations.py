@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol, cast
@@ -13,7 +14,6 @@ import raftlog
 from raftlog.conf import load_settings
 from raftlog.consensus.snapshot import LogBase
 from raftlog.exceptions import ImageError
-from raftlog.replication.images import sqlite
 from raftlog.replication.images.container import (
     Progress,
     digest_content,
@@ -44,7 +44,11 @@ class Vendor(Protocol):
     def make_durable(self, alias: str) -> int: ...
 
 
-VENDORS: Final = {"sqlite": cast(Vendor, sqlite)}
+# Modules, imported when they are needed: psycopg need not be installed.
+VENDORS: Final = {
+    "sqlite": "raftlog.replication.images.sqlite",
+    "postgresql": "raftlog.replication.images.postgresql",
+}
 
 
 def make_image(
@@ -143,4 +147,4 @@ def _vendor(alias: str) -> Vendor:
     name = connections[alias].vendor
     if name not in VENDORS:
         raise ImageError(f"DATABASES[{alias!r}] is {name}; there are images of {' and '.join(VENDORS)}")
-    return VENDORS[name]
+    return cast(Vendor, importlib.import_module(VENDORS[name]))
