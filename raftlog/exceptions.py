@@ -195,4 +195,6 @@ class UnknownEntry(ApplyStopped):
 
 
 class DatabaseReplaced(ApplyStopped):
-    """The database file was deleted, renamed or replaced under a process that has it open."""
+    """The database was deleted, renamed or replaced, or set back, under a process that has it open.
+
+    The node goes on from what it finds there, and applies again what that lacks."""

@@ -46,6 +46,7 @@ from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.server import RaftServer
+from raftlog.snapshots.healing import Healing
 from raftlog.storage import Storage, open_storage
 from raftlog.storage.members import MemberCommands, load_members, save_members
 from raftlog.transport.client import NodeClient
@@ -208,7 +209,7 @@ class Node:
             rng=rng,
             on_event=self._events.put,
             on_applied=self._pin_cluster_id,
-            look_around=database.look_around if database is not None else lambda: None,
+            care=Healing(database, raft, storage) if database is not None else None,
         )
         if database is not None:
             database.on_unknown_entry = service.withdraw

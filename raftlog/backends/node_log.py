@@ -58,10 +58,12 @@ class NodeLog:
 
     def make_database(self, path: str) -> None:
         try:
-            # Any entry will do: once it is applied, the node has made the file.
+            # Any entry will do: once it is applied, the node has made the file and filled it.
             ClientSession(propose.current_session().proposer).open(self.timeout)
         except NotProposed as error:
-            raise DatabaseMissing(f"the database file {path} does not exist; the node makes it: {error}") from error
+            raise DatabaseMissing(
+                f"the database file {path} is missing, or is being filled; the node does that: {error}"
+            ) from error
 
     def connected(self, cluster_id: str) -> None:
         if cluster_id and self._cluster_id and cluster_id != self._cluster_id and self.key_blocks is not None:

@@ -34,14 +34,22 @@ from raftlog.consensus.entries import (
     EntryBatch,
     client_header,
 )
-from raftlog.exceptions import ApplyStopped, InvalidEntry, NodeCannotApply, NotProposed, UnknownEntry
+from raftlog.exceptions import (
+    ApplyStopped,
+    DatabaseReplaced,
+    InvalidEntry,
+    NodeCannotApply,
+    NotProposed,
+    UnknownEntry,
+)
 from raftlog.replication import codec, images
 from raftlog.replication.after_commit import after_commit
 from raftlog.replication.certify import VerdictKind, encode_verdict
 from raftlog.replication.context import CommandContext, applying, is_applying
 from raftlog.replication.database import ApplyConnection
-from raftlog.replication.failures import Blame, blame, encode_failure, is_infrastructure
+from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import SchemaChanged, Suspect
+from raftlog.replication.judge import judge
 from raftlog.replication.registry import Command, Registry, registry
 from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries, find_command
 from raftlog.replication.running_hash import History
@@ -104,6 +112,7 @@ class DatabaseStateMachine:
 
     def _load(self) -> tuple[Applied, str]:
         connection = connections[self.alias]
+        getattr(connection, "begin_filling", lambda: None)()  # no application opens a file that is made now
         was_open = connection.connection is not None
         applying_the_log = getattr(connection, "applying", contextlib.nullcontext)  # as a raftlog backend is told
         with applying_the_log():
@@ -149,11 +158,7 @@ class DatabaseStateMachine:
         if self._database is not None:
             self._database.close()
         header = images.install_image(self.alias, path, **keywords)
-        self._committing = None
-        self._applied, diverged = self._load()
-        self._is_marked = bool(diverged)
-        self.watch.start_over(History(self._applied.index, self._applied.fingerprint), diverged)
-        self.healthy, self.last_error = True, ""
+        self._start_over()
         database = self._open()
         if isinstance(database, ApplyConnection):
             database.was_changed_elsewhere()  # from here on; what was installed is nobody's doing but ours
@@ -202,7 +207,7 @@ class DatabaseStateMachine:
                     self._stopping.wait()
                 raise
             except DjangoDatabaseError as error:
-                self._wait_for_database(error, batch, delay)
+                self._wait_for_database(error, f"entries {self.last_applied + 1}-{batch.last_index}", delay)
                 delay = min(delay * 2, LAST_RETRY)
         return outcomes
 
@@ -362,7 +367,7 @@ class DatabaseStateMachine:
                 with database.entry_savepoint():
                     result = self._call(database, command, context, arguments, mode)
         except BaseException as error:  # noqa: BLE001  (judged: recorded, or raised again as what it is)
-            result = self._judge(database, command, entry, mode, error)
+            result = judge(database, command, entry, mode, error)
             context.effects.clear()
         finally:
             applying.command = None
@@ -388,26 +393,6 @@ class DatabaseStateMachine:
         database.record(context.index)
         return Result(APPLIED, context.index, encoded)
 
-    def _judge(
-        self, database: ApplyConnection, command: Command, entry: Entry, mode: Mode, error: BaseException
-    ) -> Result:
-        """The recorded failure of an entry; raises where it has none. Called while the entry's changes are undone."""
-        if database.failure is not None:
-            raise database.failure  # with its own cause, which tells what kind of failure it is
-        whose = blame(error, command.raises, database.driver_error)
-        if whose is Blame.INFRASTRUCTURE:
-            if isinstance(error, DjangoDatabaseError):
-                raise error
-            raise DjangoDatabaseError(f"{type(error).__name__}: {error}") from error
-        if mode is Mode.TOGETHER:
-            raise TryAgain(Mode.GUARDED) from error
-        if isinstance(error, Suspect) and mode is Mode.GUARDED:
-            raise Cut(None) from error
-        if whose is Blame.NODE:
-            text = f"entry {entry.index}, command {command.name!r}: {type(error).__name__}: {error}"
-            raise Cut(ApplyStopped(text)) from error
-        return Result(FAILED, entry.index, encode_failure(error, command.raises))
-
     # After the commit
 
     def _finish(self, run: Run) -> None:
@@ -426,7 +411,7 @@ class DatabaseStateMachine:
     # Between batches, and where this database has diverged (rule 16)
 
     def look_around(self) -> None:
-        """Nothing is to be applied just now: has anybody else written this database? Called by the apply thread."""
+        """Has anybody else written this database? Called by the apply thread. Raises DatabaseReplaced."""
         try:
             database = self._open()
             if isinstance(database, Run):
@@ -437,6 +422,8 @@ class DatabaseStateMachine:
             if database.was_changed_elsewhere():
                 self.watch.changed_elsewhere(self.last_applied)
         except DjangoDatabaseError as error:
+            if isinstance(error, DatabaseReplaced):
+                raise
             self._unhealthy(f"{type(error).__name__}: {error}")
             if self._database is not None:
                 self._database.close()
@@ -444,9 +431,8 @@ class DatabaseStateMachine:
     def _stop_if_diverged(self) -> None:
         """Apply nothing more to a database that has diverged, until the node stops. Raises ApplyStopped."""
         if self.watch.diverged:
-            self._unhealthy(
-                f"entries from {self.last_applied + 1} on: nothing more is applied to a database that has diverged"
-            )
+            more = self.last_applied + 1
+            self._unhealthy(f"entries from {more} on: nothing more is applied to a database that has diverged")
             self.look_around()
             self._stopping.wait()
             raise ApplyStopped(self.watch.diverged)
@@ -465,16 +451,41 @@ class DatabaseStateMachine:
             self._finish(committing)
             return committing
         if applied != self._applied:
-            raise ApplyStopped(
-                f"the database stands at entry {applied.index} of term {applied.term} (cluster "
-                f"{applied.cluster_id or 'none'}), this node had applied {self._applied.index}: something else wrote "
-                "it. Is another node using this database, or was it restored while the node ran?"
+            kind = DatabaseReplaced if applied.index < self._applied.index else ApplyStopped
+            raise kind(
+                f"the database stands at entry {applied.index} of term {applied.term} (cluster {applied.cluster_id!r}),"
+                f" this node had applied {self._applied.index}: something else wrote it. Is another node using this "
+                "database, or was it restored while the node ran?"
             )
         return self._database
 
-    def _wait_for_database(self, error: DjangoDatabaseError, batch: EntryBatch, delay: float) -> None:
+    def reopen(self) -> None:
+        """After DatabaseReplaced: go on from what is there now, a new one if need be. Raises ApplyStopped."""
+        delay = FIRST_RETRY
+        self._database = self._database or ApplyConnection(self.alias)
+        while True:
+            self._database.close()
+            try:
+                return self._start_over()
+            except DjangoDatabaseError as error:
+                self._wait_for_database(error, "anything", delay)
+                delay = min(delay * 2, LAST_RETRY)
+
+    def _start_over(self) -> None:
+        """The database is another one now."""
+        self._committing = None
+        self._applied, diverged = self._load()
+        self._is_marked = bool(diverged)
+        self.watch.start_over(History(self._applied.index, self._applied.fingerprint), diverged)
+        self.healthy, self.last_error = True, ""
+
+    def caught_up(self) -> None:
+        """Applications may use the database. Called by the apply thread."""
+        getattr(connections[self.alias], "end_filling", lambda: None)()
+
+    def _wait_for_database(self, error: DjangoDatabaseError, what: str, delay: float) -> None:
         """Say what is wrong, close the connection, wait. Raises ApplyStopped where waiting mends nothing."""
-        text = f"entries {self.last_applied + 1}-{batch.last_index}: {type(error).__name__}: {error}"
+        text = f"{what}: {type(error).__name__}: {error}"
         self._unhealthy(text)
         database = self._database
         if database is None or not is_infrastructure(error, database.driver_error):

@@ -11,11 +11,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import Error as DjangoDatabaseError
 
 from raftlog.consensus.entries import HEADER_BYTES, WRITE_SET_KINDS
-from raftlog.exceptions import ApplyStopped, InvalidEntry
+from raftlog.exceptions import ApplyStopped, DatabaseReplaced, InvalidEntry
 from raftlog.replication.certify import Unexplained, Verdict
 from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import Guard, Suspect, make_guard
-from raftlog.replication.tables import Applied, read_applied
+from raftlog.replication.tables import Applied, has_tables, read_applied
 
 
 class TransactionPort(Protocol):
@@ -74,16 +74,21 @@ class ApplyConnection:
         self.failure: BaseException | None = None
 
     def open(self) -> Applied:
-        """Connect (anew), and say where the database stands. Raises what the driver raises, in Django's classes."""
+        """Connect (anew), and say where the database stands. Raises what the driver raises, in Django's classes.
+
+        Raises DatabaseReplaced where raftlog's tables are gone.
+        """
         self.close()
-        self.connection.ensure_connection()
         apply_port = getattr(self.connection, "apply_port", None)
         self.transactions = apply_port() if apply_port else None
+        self.connection.ensure_connection()
         if self.connection.vendor == "sqlite":
             # Take the write lock at BEGIN: waiting for it later, under a read lock, can fail at once.
             self.connection.transaction_mode = "IMMEDIATE"  # type: ignore[attr-defined]
         with self.connection.wrap_database_errors:
             self.guard.connected()
+        if not has_tables(self.connection):
+            raise DatabaseReplaced(f"DATABASES[{self.alias!r}] has lost the tables of raftlog: it is another one now")
         applied = read_applied(self.connection)
         self.is_open = True
         return applied

@@ -128,6 +128,10 @@ _VENDOR_TYPES: Final = {
     "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID", "empty": f"x'{EMPTY.hex()}'"},
     "postgresql": {"bytes": "bytea", "options": "", "empty": rf"'\x{EMPTY.hex()}'"},
 }
+_HAS_TABLES: Final = {
+    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = 'raftlog_appliedindex'",
+    "postgresql": "SELECT to_regclass('raftlog_appliedindex') IS NOT NULL",
+}
 
 
 class Applied(NamedTuple):
@@ -165,6 +169,13 @@ def ensure_tables(alias: str) -> None:
                 f"raftlog's tables in DATABASES[{alias!r}] have version {row[0]}, this raftlog knows {SCHEMA_VERSION}; "
                 "install the version of raftlog that made them"
             )
+
+
+def has_tables(connection: BaseDatabaseWrapper) -> bool:
+    """Whether ensure_tables() was called on this database, and nobody has dropped them since."""
+    with connection.cursor() as cursor:
+        cursor.execute(_HAS_TABLES[connection.vendor])
+        return bool(cursor.fetchone()[0])
 
 
 def read_applied(connection: BaseDatabaseWrapper) -> Applied:

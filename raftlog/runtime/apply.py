@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from raftlog.exceptions import ApplyStopped
+from raftlog.exceptions import ApplyStopped, DatabaseReplaced
 from raftlog.runtime.consensus_state import ConsensusState
-from raftlog.runtime.ports import StateMachine
+from raftlog.runtime.ports import MachineCare, StateMachine
 
 LOOK_INTERVAL: Final = 0.25  # seconds between two looks around the database
 MAX_APPLY_BYTES: Final = 1 << 20  # payload bytes of one batch, and so about the size of one database transaction
@@ -23,43 +23,89 @@ def state_machine_main(
     state: ConsensusState,
     machine: StateMachine,
     on_applied: Callable[[int], None],
-    look_around: Callable[[], None],
+    care: MachineCare,
     now_doing: Callable[[str], None],
 ) -> None:
     """Apply committed entries, in order, until the node stops. Monitor: takes it. Raises ApplyStopped, StorageError.
 
-    Both are called outside the monitor: `on_applied` with the last index of each batch, before its callers are
-    answered; `look_around` every LOOK_INTERVAL, between batches and where there are none.
+    `on_applied` is called outside the monitor with the last index of each batch, before its callers are answered.
     """
-    look_at = float("-inf")
+    applying = _Applying(state, machine, on_applied, care, now_doing)
     try:
-        while True:
-            if state.monitor.monotonic() >= look_at:
-                look_around()
-                look_at = state.monitor.monotonic() + LOOK_INTERVAL
-            with state.monitor:
-                first_index = state.raft.last_applied + 1
-                last_index = min(state.raft.commit_index, state.raft.log.stable_index)
-                if state.stopping:
-                    return
-                if last_index < first_index:
-                    now_doing("waiting for committed entries")
-                    state.apply_work.wait_until(look_at)
-                    continue
-                # A bound on time: callers of the first entries wait for the whole batch.
-                last_index = min(last_index, first_index + machine.max_entries - 1)
-                batch = state.raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
-            if batch is None:
-                now_doing("reading entries from disk")
-                batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
-            now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
+        while applying.goes_on:
             try:
-                outcomes = machine.apply(batch)
+                applying.round()
+            except DatabaseReplaced as replaced:
+                applying.recover(replaced)
             except ApplyStopped:
-                if state.stopping:
-                    return
-                raise
-            on_applied(batch.last_index)
-            state.applied(batch.last_index, outcomes)
+                if not state.stopping:
+                    raise
     finally:
         machine.close()
+
+
+class _Applying:
+    """What the state-machine thread knows."""
+
+    def __init__(
+        self,
+        state: ConsensusState,
+        machine: StateMachine,
+        on_applied: Callable[[int], None],
+        care: MachineCare,
+        now_doing: Callable[[str], None],
+    ) -> None:
+        self.goes_on = True
+        self._state = state
+        self._machine = machine
+        self._on_applied = on_applied
+        self._care = care
+        self._now_doing = now_doing
+        self._look_at = float("-inf")
+        # What was known to be committed when a leader was first known, since the start or the last recovery; 0: none
+        # was yet.
+        self._catch_up_to = 0
+        self._is_behind = True
+
+    def round(self) -> None:
+        """Look around where that is due; apply a batch, or wait for one. Monitor: takes it."""
+        state, now_doing = self._state, self._now_doing
+        if state.monitor.monotonic() >= self._look_at:
+            self._care.look_around()
+            self._look_at = state.monitor.monotonic() + LOOK_INTERVAL
+        if self._is_behind and self._has_caught_up():
+            self._is_behind = False
+            self._care.caught_up()
+        with state.monitor:
+            first_index = state.raft.last_applied + 1
+            last_index = min(state.raft.commit_index, state.raft.log.stable_index)
+            if state.stopping:
+                self.goes_on = False
+                return
+            if last_index < first_index:
+                now_doing("waiting for committed entries")
+                state.apply_work.wait_until(self._look_at)
+                return
+            # A bound on time: callers of the first entries wait for the whole batch.
+            last_index = min(last_index, first_index + self._machine.max_entries - 1)
+            batch = state.raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
+        if batch is None:
+            now_doing("reading entries from disk")
+            batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
+        now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
+        outcomes = self._machine.apply(batch)
+        self._on_applied(batch.last_index)
+        state.applied(batch.last_index, outcomes)
+
+    def _has_caught_up(self) -> bool:
+        with self._state.monitor:
+            raft = self._state.raft
+            if not self._catch_up_to and raft.leader_id:
+                self._catch_up_to = raft.commit_index
+            return 0 < self._catch_up_to <= raft.last_applied
+
+    def recover(self, replaced: DatabaseReplaced) -> None:
+        """The database is not the one that it was: go on from the one that is there now. Monitor: takes it."""
+        self._now_doing("opening the database again")
+        self._is_behind, self._catch_up_to = True, 0
+        self._state.machine_is_at(self._care.recover(replaced))

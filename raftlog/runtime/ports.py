@@ -13,6 +13,7 @@ import msgspec
 
 from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.messages import Message, RaftMessage
+from raftlog.exceptions import DatabaseReplaced
 
 # Peer messages that are not Raft's: proposals forwarded to the leader
 
@@ -109,6 +110,38 @@ class StateMachine(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class MachineCare(Protocol):
+    """What keeps a state machine and its database together. The state-machine thread calls it, outside the monitor."""
+
+    def look_around(self) -> None:
+        """Between batches, and where there are none: has anybody else written? Raises DatabaseReplaced."""
+        ...
+
+    def recover(self, error: DatabaseReplaced) -> int:
+        """The machine's database is not the one that it was: open what is there now. Returns the index applied there.
+
+        Raises ApplyStopped, IdentityMismatch.
+        """
+        ...
+
+    def caught_up(self) -> None:
+        """For the first time since the start, or since recover(), all that is known to be committed is applied."""
+        ...
+
+
+class NoCare:
+    """For a state machine without a database."""
+
+    def look_around(self) -> None:
+        """Nobody else can write it."""
+
+    def recover(self, error: DatabaseReplaced) -> int:
+        raise error
+
+    def caught_up(self) -> None:
+        """Nobody waits for it."""
 
 
 class PeerChannel(Protocol):

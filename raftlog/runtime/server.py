@@ -24,7 +24,7 @@ from raftlog.runtime.election_timer import election_timer_main
 from raftlog.runtime.log_sync import log_sync_main
 from raftlog.runtime.monitor import Monitor
 from raftlog.runtime.peer import PeerThread
-from raftlog.runtime.ports import ChannelFactory, PeerMessage, StateMachine
+from raftlog.runtime.ports import ChannelFactory, MachineCare, NoCare, PeerMessage, StateMachine
 from raftlog.runtime.proposals import Done, refusal
 from raftlog.runtime.reads import ReadDone
 from raftlog.runtime.service import Service
@@ -57,7 +57,7 @@ class RaftServer:
         rng: random.Random,
         on_event: Callable[[Event], None] = lambda event: None,
         on_applied: Callable[[int], None] = lambda index: None,
-        look_around: Callable[[], None] = lambda: None,
+        care: MachineCare | None = None,
     ) -> None:
         self.state = ConsensusState(
             raft,
@@ -75,7 +75,7 @@ class RaftServer:
         self.failed_by: BaseException | None = None
         self._machine = machine
         self._on_applied = on_applied
-        self._look_around = look_around
+        self._care = care or NoCare()
         self._election_timeout = election_timeout
         self._max_payload_bytes = max_payload_bytes
         self._service = Service(self.state)
@@ -95,7 +95,7 @@ class RaftServer:
             threads.append(thread)
 
         add("log-sync", partial(log_sync_main, self.state))
-        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied, self._look_around))
+        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied, self._care))
         add("election-timer", partial(election_timer_main, self.state))
         add("step-down-timer", partial(step_down_timer_main, self.state))
         for number in range(SERVICE_THREADS):

@@ -7,16 +7,32 @@ import sqlite3
 import pytest
 from django.db import OperationalError, connections, transaction
 
+from raftlog import exceptions
 from raftlog.backends.exceptions import DatabaseMissing, DatabaseReplaced
 from raftlog.backends.log import use_log
 from raftlog.backends.node_log import NodeLog
-from raftlog.exceptions import ApplyStopped, NodeUnavailable
+from raftlog.exceptions import NodeUnavailable
 from raftlog.replication import propose
 from raftlog.replication.apply import DatabaseStateMachine
 from tests.backends.cluster import Cluster
 from tests.backends.conftest import SCHEMA
 from tests.replication.conftest import default_database
 from tests.replication.log import batch, configuration
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "db.sqlite3"
+
+
+@pytest.fixture
+def machine(path, django_db_blocker):
+    with django_db_blocker.unblock(), default_database({"ENGINE": "raftlog.backends.sqlite3", "NAME": str(path)}):
+        use_log("default", NodeLog())
+        machine = DatabaseStateMachine("default")
+        yield machine
+        machine.close()
+        connections["default"].close()
 
 
 @pytest.fixture
@@ -111,28 +127,73 @@ def test_without_a_node_the_error_says_how_to_start_it(tmp_path, monkeypatch):
 
     propose.set_proposer_factory(Nowhere)
     try:
-        with pytest.raises(OperationalError, match=r"the\.sqlite3 does not exist.*raft run"):
+        with pytest.raises(OperationalError, match=r"the\.sqlite3 is missing.*raft run"):
             NodeLog().make_database("the.sqlite3")
     finally:
         propose.set_proposer_factory(None)
 
 
 @pytest.mark.parametrize("change", [delete, rename])
-def test_a_node_whose_file_is_gone_stops_and_makes_no_empty_one(tmp_path, django_db_blocker, change):
-    path = tmp_path / "db.sqlite3"
-    settings = {"ENGINE": "raftlog.backends.sqlite3", "NAME": str(path)}
-    with django_db_blocker.unblock(), default_database(settings):
-        use_log("default", NodeLog())
-        machine = DatabaseStateMachine("default")
-        assert path.exists()
-        machine.apply(batch([configuration()], 1))
-        change(path)
-        with pytest.raises(ApplyStopped, match="is gone"):
-            machine.apply(batch([configuration()], 2))
-        assert not path.exists()
-        assert not machine.healthy
-        machine.close()
+@pytest.mark.parametrize("is_noticed", ["at an entry", "in passing"])
+def test_a_node_whose_file_is_gone_makes_it_anew_and_goes_on_from_there(machine, path, change, is_noticed):
+    machine.apply(batch([configuration()], 1))
+    change(path)
+    with pytest.raises(DatabaseReplaced, match="is gone"):
+        machine.apply(batch([configuration()], 2)) if is_noticed == "at an entry" else machine.look_around()
+    assert not path.exists()
+    machine.reopen()
+    assert machine.last_applied == 0
+    machine.apply(batch([configuration()], 1))
+    machine.apply(batch([configuration()], 2))
+    assert machine.last_applied == 2
+    assert machine.healthy
+
+
+def test_a_node_whose_file_was_set_back_goes_on_from_there(machine, path):
+    machine.apply(batch([configuration()], 1))
+    older = path.with_suffix(".older")
+    shutil.copy(path, older)
+    machine.close()  # all of it is in the file now
+    shutil.copy(path, older)
+    machine.apply(batch([configuration()], 2))
+    machine.close()
+    os.replace(older, path)
+    with pytest.raises(exceptions.DatabaseReplaced, match=r"stands at entry 1 .* this node had applied 2"):
+        machine.apply(batch([configuration()], 3))
+    machine.reopen()
+    machine.apply(batch([configuration()], 2))
+    assert machine.last_applied == 2
+
+
+def test_a_database_without_raftlog_s_tables_is_another_one(machine, path):
+    machine.apply(batch([configuration()], 1))
+    machine.close()
+    path.unlink()
+    sqlite3.connect(path).close()
+    with pytest.raises(exceptions.DatabaseReplaced, match="lost the tables"):
+        machine.apply(batch([configuration()], 2))
+    machine.reopen()
+    assert machine.last_applied == 0
+
+
+def test_a_file_that_is_being_filled_is_opened_by_no_application(machine, path, monkeypatch):
+    """The node is asked for it, as for a missing one; so the application waits until it is filled."""
+    asked = []
+    monkeypatch.setattr(NodeLog, "make_database", lambda log, missing: asked.append(missing))
+
+    def connect():
         connections["default"].close()
+        connections["default"]._makes_file = False
+        connections["default"].ensure_connection()
+
+    connect()
+    machine.caught_up()
+    connect()
+    assert asked == [str(path)]
+    path.unlink()
+    machine.reopen()
+    connect()
+    assert asked == [str(path)] * 2
 
 
 def test_reserved_keys_are_forgotten_when_the_cluster_is_another():

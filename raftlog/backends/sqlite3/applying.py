@@ -128,6 +128,8 @@ class ApplyPort:
         return self._control.applier.unexplained
 
     def was_changed_elsewhere(self) -> bool:
+        """Raises DatabaseReplaced where the path names another file by now, or none."""
+        self._control.file.check()
         with self._control._internal():
             (version,) = self._control._cursor.execute("PRAGMA data_version").fetchone()
         before, self._data_version = self._data_version, version

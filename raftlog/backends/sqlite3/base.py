@@ -21,7 +21,7 @@ from raftlog.backends.sqlite3.applying import ApplyPort
 from raftlog.backends.sqlite3.control import Control
 from raftlog.backends.sqlite3.creation import DatabaseCreation
 from raftlog.backends.sqlite3.cursor import Connection, Cursor
-from raftlog.backends.sqlite3.file import DatabaseFile, opened
+from raftlog.backends.sqlite3.file import DatabaseFile, begin_filling, end_filling, is_complete, opened
 from raftlog.backends.sqlite3.introspection import DatabaseIntrospection
 from raftlog.backends.sqlite3.operations import DatabaseOperations
 from raftlog.backends.sqlite3.reading import TableReader
@@ -102,11 +102,11 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         if self.is_in_memory_db() or name.startswith("file:"):
             return Connection(*args, **kwargs), DatabaseFile("")
         path = Path(name).absolute()
-        if not path.exists():
-            if self._makes_file or log.holds_turn:
+        if self._makes_file or log.holds_turn:
+            if not path.exists():
                 path.touch(mode=0o644)
-            else:
-                log.make_database(str(path))
+        elif not is_complete(str(path)):
+            log.make_database(str(path))
         return opened(str(path), lambda uri: Connection(*args, **{**kwargs, "database": uri}))
 
     def _cursor(self, name: str | None = None) -> Any:
@@ -131,8 +131,20 @@ class DatabaseWrapper(stock.DatabaseWrapper):
 
     def apply_port(self) -> ApplyPort:
         """As applying(), for as long as this connection is open: what the state-machine thread uses."""
+        self._makes_file = True
         self.ensure_connection()
         return ApplyPort(self.connection.control)
+
+    def begin_filling(self) -> None:
+        """The node is about to open its database: a file that it makes is for no application until end_filling()."""
+        begin_filling(self._path)
+
+    def end_filling(self) -> None:
+        end_filling(self._path)
+
+    @property
+    def _path(self) -> str:
+        return str(Path(str(self.settings_dict["NAME"])).absolute())
 
     def table_reader(self) -> TableReader:
         """Reads the replicated tables on a connection of its own, which may belong to another thread."""

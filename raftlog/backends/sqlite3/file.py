@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from raftlog.backends.exceptions import DatabaseReplaced
 Raw = TypeVar("Raw", bound=sqlite3.Connection)
 
 ATTEMPTS: Final = 5  # of opening a file that is replaced meanwhile
+FILLING: Final = "-filling"  # name of an empty file beside the database, after that
 
 
 class DatabaseFile:
@@ -36,9 +38,9 @@ class DatabaseFile:
             return
         what = "is gone" if self._found() is None else "was replaced by another one"
         raise DatabaseReplaced(
-            f"the database file {self.path} {what} while it was open; nothing was written to the old one. Restart "
-            "the processes that use it. Without it the node builds it again from its log; never move or copy the file "
-            "under a running process"
+            f"the database file {self.path} {what} while it was open; nothing was written to the old one. The node "
+            "builds it again from its log or from its peers: try again. Never move or copy the file under a running "
+            "process"
         )
 
     def _found(self) -> tuple[int, int] | None:
@@ -47,6 +49,26 @@ class DatabaseFile:
         except OSError:
             return None
         return found.st_dev, found.st_ino
+
+
+def begin_filling(path: str) -> None:
+    """Unless it is there, a database file is going to be made and filled from the log: no application may open it.
+
+    What an older one left beside it goes: it would be taken for the new one's.
+    """
+    if not os.path.exists(path):
+        Path(path + FILLING).touch()
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(path + suffix).unlink(missing_ok=True)
+
+
+def end_filling(path: str) -> None:
+    Path(path + FILLING).unlink(missing_ok=True)
+
+
+def is_complete(path: str) -> bool:
+    """Whether there is a database file that is not being filled."""
+    return os.path.exists(path) and not os.path.exists(path + FILLING)
 
 
 def opened(path: str, connect: Callable[[str], Raw]) -> tuple[Raw, DatabaseFile]:

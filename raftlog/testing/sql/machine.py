@@ -27,7 +27,7 @@ CHECK_ALL: Final = 0.04  # how often everything in the database is compared, not
 class ImpatientStateMachine(DatabaseStateMachine):
     """Nobody makes a simulated database unavailable: that it is means a bug."""
 
-    def _wait_for_database(self, error: DjangoDatabaseError, batch: EntryBatch, delay: float) -> None:
+    def _wait_for_database(self, error: DjangoDatabaseError, what: str, delay: float) -> None:
         raise error
 
 
