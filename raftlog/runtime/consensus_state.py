@@ -76,6 +76,10 @@ class ConsensusState:
         # it is written before anything that take_unstable() gives later, a truncation included.
         self.disk_full = ""
         self.unwritten: UnstableEntries | None = None
+        # Since when the log-sync thread has been writing, inf: it is not; and what is said of it once that has taken an
+        # election timeout ("": it has not): the disk stalls, which a slow one does not.
+        self.log_write_began_at = float("inf")
+        self.disk_stalled = ""
         # Messages that were dropped because no correct server sends them.
         self.violations = 0
         # True while the log-sync thread writes outside the monitor.
@@ -97,6 +101,7 @@ class ConsensusState:
         self.proposals = Proposals(
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
+        self._election_timeout = election_timeout
         self.reads = Reads(raft)
         self.turns = Turns(raft, self.proposals.turns)
         self._log_clock = LogClock()
@@ -123,10 +128,8 @@ class ConsensusState:
         """
         with self.monitor:
             self.reply_routes[peer] = reply
-            if any(isinstance(message, AppendEntries) for message in messages):
-                # Rule 6: the log-sync thread's batch is waited for before anything may truncate or append.
-                while self.log_writer_busy and not self.stopping:
-                    self.log_writer_idle.wait_until(float("inf"))
+            while self.must_wait(messages) and not self.stopping:
+                self.log_writer_idle.wait_until(float("inf"))
             now = self.monitor.monotonic()
             replies: list[PeerMessage] = []
             for message in messages:
@@ -140,6 +143,18 @@ class ConsensusState:
         for answer in replies:
             reply(answer)
         run(afterwards)
+
+    def must_wait(self, messages: Iterable[PeerMessage]) -> bool:
+        """Whether these wait until the log-sync thread has written. Monitor: held.
+
+        Rule 6: its batch is waited for before anything may truncate or append. And while the disk stalls, nothing may
+        change the term, which would have to be synced inside the monitor.
+        """
+        if not self.log_writer_busy:
+            return False
+        if self.disk_stalled and any(message.term > self.raft.current_term for message in messages):
+            return True
+        return any(isinstance(message, AppendEntries) for message in messages)
 
     def _handle_request(self, message: PeerMessage, now: float) -> PeerMessage | None:
         """An answer that need not wait for the disk, if there is one. Monitor: held."""
@@ -166,6 +181,35 @@ class ConsensusState:
             return work
         return self.raft.take_unstable(now)
 
+    def begin_log_write(self, now: float) -> UnstableEntries | None:
+        """Work for the log-sync thread; until end_log_write() the log has no other writer. Monitor: held."""
+        work = self.take_log_work(now)
+        if work is not None:
+            self.log_writer_busy = True
+            self.log_write_began_at = now
+        return work
+
+    def end_log_write(self, work: UnstableEntries, succeeded: bool) -> None:
+        """Monitor: held."""
+        self.log_writer_busy = False
+        self.log_write_began_at = float("inf")
+        if self.disk_stalled:
+            logger.error("the disk answers again")
+            self.disk_stalled = ""
+        self.log_writer_idle.notify()
+        self.written(work, succeeded)
+
+    @property
+    def stall_deadline(self) -> float:
+        """When the write that is under way counts as stalled; inf: none is, or it does already. Monitor: held."""
+        return float("inf") if self.disk_stalled else self.log_write_began_at + self._election_timeout
+
+    def _notice_stall(self, now: float) -> None:
+        """Design section 4: a leader with a stalled disk hands over, though its heartbeats go out. Monitor: held."""
+        self.disk_stalled = f"the disk does not answer: a write has taken over {self._election_timeout:g} s"
+        logger.error("%s", self.disk_stalled)
+        self.raft.set_unfit(self.disk_stalled, now)
+
     def write(self, work: UnstableEntries) -> bool:
         """Reset or truncate, append and sync; False where the disk is full. Raises StorageFailed.
 
@@ -184,11 +228,14 @@ class ConsensusState:
                 logger.error("the disk is full; this node takes no entries until there is room: %s", error)
             self.disk_full = str(error)
             return False
+        if self.disk_full:
+            logger.warning("there is room on the disk again; this node takes entries")
         self.disk_full = ""
         return True
 
     def written(self, work: UnstableEntries, succeeded: bool) -> None:
-        """Tell the core what is durable now; keep what could not be written. Monitor: held."""
+        """Tell the core what is durable now, and whether it may lead; keep what could not be written. Monitor: held."""
+        self.raft.set_unfit("its disk is full" if self.disk_full else "", self.monitor.monotonic())
         if not succeeded:
             self.unwritten = work
         elif work.last_id is not None:
@@ -205,6 +252,9 @@ class ConsensusState:
         """Feed a peer's answers in. Monitor: takes it."""
         afterwards: Afterwards = []
         with self.monitor:
+            messages = list(messages)
+            while self.must_wait(messages) and not self.stopping:
+                self.log_writer_idle.wait_until(float("inf"))
             now = self.monitor.monotonic()
             for message in messages:
                 if isinstance(message, ForwardResponse):
@@ -308,6 +358,8 @@ class ConsensusState:
         Returns what is to be called outside the monitor, with run(). Monitor: held.
         """
         raft = self.raft
+        if now >= self.stall_deadline:
+            self._notice_stall(now)
         self.save_hard_state()
         afterwards: Afterwards = []
         for message in raft.take_replies():
@@ -372,7 +424,8 @@ class ConsensusState:
     @property
     def step_down_deadline(self) -> float:
         """When the step-down timer has something to do. Monitor: held."""
-        deadline = min(self.raft.quorum_deadline, self.raft.change_deadline, self.proposals.next_deadline)
+        deadline = min(self.raft.quorum_deadline, self.raft.change_deadline, self.stall_deadline)
+        deadline = min(deadline, self.proposals.next_deadline)
         return min(deadline, self.reads.next_deadline, self.turns.next_deadline, self.proposals.turns.deadline)
 
     def wait_for_election_deadline(self) -> None:

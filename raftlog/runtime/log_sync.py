@@ -20,20 +20,17 @@ def log_sync_main(state: ConsensusState, now_doing: Callable[[str], None]) -> No
     while True:
         with state.monitor:
             now = state.monitor.monotonic()
-            work = state.take_log_work(now)
+            work = state.begin_log_write(now)
             if work is None:
                 if state.stopping:
                     return
                 now_doing("waiting for entries to sync")
                 state.log_sync_work.wait_until(float("inf"))
                 continue
-            state.log_writer_busy = True
         now_doing("writing and syncing")
         succeeded = state.write(work)  # where this raises, the thread dies and the node stops: nobody writes any more
         with state.monitor:
-            state.log_writer_busy = False
-            state.log_writer_idle.notify()
-            state.written(work, succeeded)
+            state.end_log_write(work, succeeded)
             now = state.monitor.monotonic()
             afterwards = state.settle(now)
             if not succeeded and not state.stopping:

@@ -34,7 +34,7 @@ class ForwardResponse(Message, frozen=True, tag="fpr"):
     reason: str
     # The payloads (their keys) that a refusal is about; empty: all of the request.
     keys: list[bytes] = []  # msgspec copies it
-    # What the callers of "unsupported" are told.
+    # What the callers of "unsupported" are told, and those of "not_now" where that lasts.
     text: str = ""
 
 

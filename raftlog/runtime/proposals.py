@@ -22,7 +22,7 @@ import msgspec
 from raftlog.consensus.entries import KEY
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import CommandNotSupported, NotLeader, Overloaded
+from raftlog.exceptions import CommandNotSupported, NotLeader, NotNow, Overloaded
 from raftlog.runtime.abilities import Abilities
 from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
 from raftlog.runtime.turn_queue import TurnQueue
@@ -81,6 +81,8 @@ class Proposals:
         self._waiting_until: dict[float, int] = {}
         self._deadlines: list[float] = []
         self._leaderless_since: float | None = None
+        # Why the present leader took nothing when it was last asked; "": it did, or was not.
+        self._not_now = ""
         # Whose turn it is, where this server leads: what the turn holds back is not appended yet.
         self.turns = TurnQueue()
         # What the voters can apply; None: nobody asks.
@@ -160,7 +162,7 @@ class Proposals:
 
     def _append_forwarded(self, peer: str, request_id: int, payloads: list[bytes], now: float) -> ForwardResponse:
         raft = self._raft
-        first_index, reason = 0, ""
+        first_index, reason, text = 0, "", ""
         if self._unsupported(payloads):  # since they were held back a voter was added: refused when it comes again
             return self._forward_response(peer, request_id, 0, "overloaded")
         try:
@@ -170,9 +172,11 @@ class Proposals:
                 self.turns.appended(payloads)
         except NotLeader:
             reason = "not_leader"
+        except NotNow as error:
+            reason, text = "not_now", str(error)
         except Overloaded:
             reason = "overloaded"
-        return self._forward_response(peer, request_id, first_index, reason)
+        return self._forward_response(peer, request_id, first_index, reason, text=text)
 
     def _forward_response(
         self,
@@ -206,9 +210,7 @@ class Proposals:
             keys = [payload[KEY] for payload in held.payloads]
             if held.peer:
                 response = self._append_forwarded(held.peer, held.request_id, held.payloads, now)
-                responses.append(
-                    self._forward_response(held.peer, held.request_id, response.first_index, response.reason, keys)
-                )
+                responses.append(msgspec.structs.replace(response, keys=keys))
             else:
                 self._place(keys, now)
         return responses, answered
@@ -231,6 +233,7 @@ class Proposals:
     def leadership_changed(self, now: float) -> None:
         """Place again whatever is not placed with the present leader in the present term."""
         raft = self._raft
+        self._not_now = ""
         self.turns.forget()
         self._leaderless_since = None if raft.leader_id else (self._leaderless_since or now)
         place = (raft.leader_id, raft.current_term)
@@ -275,6 +278,7 @@ class Proposals:
         """The leader's word on what was forwarded: appended, or why not."""
         _, keys = self._forwarded.pop(response.request_id, ("", []))
         if response.first_index:
+            self._not_now = ""
             return []
         others: list[bytes] = []
         if response.keys:
@@ -295,6 +299,8 @@ class Proposals:
             answered = self._end(ended, CommandNotSupported.__name__, response.text)
             self._place(others, now)
             return answered
+        if response.reason == "not_now":  # whoever waits goes on waiting
+            self._not_now = response.text
         if words := _REFUSALS.get(response.reason):
             return self._end([key for key in refused if not self._waiters[key].doubts], "Overloaded", words)
         self._park(refused, now)
@@ -329,7 +335,7 @@ class Proposals:
             unplaced, self._unplaced = self._unplaced, []
             self._place(unplaced, now)
         ended: list[bytes] = []
-        text = "no answer within the time limit"
+        text = "no answer within the time limit" + (self._not_now and f"; {self._not_now}")
         if self._deadlines and self._deadlines[0] <= now:
             ended = [key for key, waiter in self._waiters.items() if waiter.deadline <= now]
         if self._leaderless_since is not None and now >= self._leaderless_since + self._no_leader_timeout:
@@ -393,8 +399,10 @@ class Proposals:
         if passing:
             try:
                 self._raft.propose(passing, self._log_time(now), now)
-            except (NotLeader, Overloaded):
+            except (NotLeader, Overloaded) as error:
+                self._not_now = str(error) if isinstance(error, NotNow) else ""
                 return False
+            self._not_now = ""
             self.turns.appended(passing)
         for payload in passing:
             self._waiters[payload[KEY]].doubts += 1

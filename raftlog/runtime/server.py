@@ -159,7 +159,7 @@ class RaftServer:
         return [t.name for t in self.threads if not t.join(deadline - self.state.monitor.monotonic())]
 
     def _hand_over(self, deadline: float) -> None:
-        """Transfer leadership to the most advanced voter that answers, and wait until this node does not lead."""
+        """Transfer leadership to the best voter that answers, and wait until this node does not lead."""
         state = self.state
         with state.monitor:
             raft = state.raft
@@ -178,17 +178,14 @@ class RaftServer:
                 state.role_changed.wait_until(deadline)
 
     def best_successor(self) -> str:
-        """The connected voter that has most of the log; "" where there is none. Monitor: takes it."""
+        """The connected voter that is to lead rather than others; "" where there is none. Monitor: takes it."""
         with self.state.monitor:
             return self._best_successor()
 
     def _best_successor(self) -> str:
         """Monitor: held."""
-        raft = self.state.raft
-        voters = set(raft.configuration.voters) - {raft.node_id}
-        connected = [p for p in voters if p in self.peers and self.peers[p].connected and p in raft.progress]
-        candidates = [peer for peer in connected if raft.progress[peer].may_lead]
-        return max(candidates, key=lambda peer: (raft.progress[peer].match_index, peer), default="")
+        connected = [peer for peer, thread in self.peers.items() if thread.connected]
+        return self.state.raft.best_successor(self.state.monitor.monotonic(), connected)
 
     def withdraw(self, reason: str, error: type[NotProposed] = NodeDiverged) -> None:
         """Serve no reads and no proposals and lead no more: another voter is asked to, else this one resigns.

@@ -49,6 +49,8 @@ def node_status(
             "members": members,
         }
         problems = [f"the disk is full: {state.disk_full}"] if state.disk_full else []
+        if state.disk_stalled:
+            problems.append(state.disk_stalled)
         if state.withdrawn:
             problems.append(state.withdrawn)
         if not raft.leader_id:

@@ -281,13 +281,13 @@ class SimulatedNode:
 
     def _receive(self, message: PeerMessage) -> None:
         state = self.state
-        if not isinstance(message, REQUESTS):
-            state.handle_answers(message.sender, (message,))
-            return
-        if state.log_writer_busy and (isinstance(message, AppendEntries) or self._waits(message.sender)):
+        is_request = isinstance(message, REQUESTS)
+        if state.must_wait([message]) or (is_request and state.log_writer_busy and self._waits(message.sender)):
             self._waiting_for_writer.append(message)
-            return
-        state.handle_requests(message.sender, [message], self._reply)
+        elif is_request:
+            state.handle_requests(message.sender, [message], self._reply)
+        else:
+            state.handle_answers(message.sender, (message,))
 
     def _waits(self, sender: str) -> bool:
         return any(message.sender == sender for message in self._waiting_for_writer)
@@ -396,9 +396,8 @@ class SimulatedNode:
         """Take what is unsynced; it is written and synced after a while, and until then the log has no other writer."""
         state = self.state
         state.log_sync_work.take()  # type: ignore[attr-defined]
-        work = state.take_log_work(self.local_now())
+        work = state.begin_log_write(self.local_now())
         if work is not None:
-            state.log_writer_busy = True
             delay = self.simulation.profile.sync_delay * self.rng.random() + self.disk.latency
             self._later(delay, lambda: self._when_free(lambda: self._end_log_write(work)))
 
@@ -408,8 +407,7 @@ class SimulatedNode:
         succeeded = state.write(work)
         self.disk.waited = waited  # it has passed already, outside the monitor
         with state.monitor:
-            state.log_writer_busy = False
-            state.written(work, succeeded)
+            state.end_log_write(work, succeeded)
             afterwards = state.settle(state.monitor.monotonic())
         if not succeeded:
             state.log_sync_work.take()  # type: ignore[attr-defined]
@@ -417,8 +415,7 @@ class SimulatedNode:
             self._later(DISK_FULL_RETRY, lambda: self._when_free(state.log_sync_work.notify))
         run(afterwards)
         while self._waiting_for_writer and not state.log_writer_busy:
-            message = self._waiting_for_writer.popleft()
-            state.handle_requests(message.sender, [message], self._reply)
+            self._receive(self._waiting_for_writer.popleft())
 
     # The state-machine thread
 

@@ -6,7 +6,7 @@ import pytest
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import COMMAND, KEY, EntryId, client_payload
 from raftlog.consensus.state import Role
-from raftlog.exceptions import NotLeader, Overloaded
+from raftlog.exceptions import NotLeader, NotNow, Overloaded
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
 from raftlog.runtime.proposals import RETRY_INTERVAL, Proposals
 
@@ -123,8 +123,9 @@ def test_a_lost_connection_to_the_leader_places_again_what_was_forwarded(proposa
     assert proposals.take_forward("a").payloads == [payload(1)]
 
 
-def refuse(proposals, message, reason, now=0.1):
-    return proposals.forward_answered(ForwardResponse(2, "a", "b", message.request_id, 0, "", reason), now)
+def refuse(proposals, message, reason, now=0.1, text=""):
+    response = ForwardResponse(2, "a", "b", message.request_id, 0, "", reason, text=text)
+    return proposals.forward_answered(response, now)
 
 
 def test_a_refusal_that_says_nothing_was_appended_leaves_no_doubt(proposals, raft):
@@ -207,6 +208,38 @@ def test_a_leader_with_too_much_uncommitted_tries_again_soon(proposals, raft):
     raft.error = None
     proposals.expire(now=RETRY_INTERVAL)
     assert raft.appended == [payload(1)]
+
+
+def test_callers_go_on_waiting_for_a_leader_that_takes_nothing_for_a_moment(proposals, raft):
+    """While it hands over, or its disk is full."""
+    raft.lead()
+    raft.error = NotNow("b leads, but takes nothing: its disk is full")
+    message = ForwardProposals(1, "c", "b", 5, [payload(1)])
+    answer = proposals.propose_forwarded(message, now=0.0)
+    assert (answer.first_index, answer.reason) == (0, "not_now")
+    assert answer.text == "b leads, but takes nothing: its disk is full"
+    raft.follow("a", 2)
+    proposals.submit([payload(1)], 10.0, done, now=0.0)
+    assert refuse(proposals, proposals.take_forward("a"), "not_now", text=answer.text) == []
+    raft.follow("c", 3)
+    proposals.leadership_changed(now=0.2)
+    assert proposals.take_forward("c").payloads == [payload(1)]
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_at_its_deadline_a_caller_learns_why_the_leader_took_nothing(proposals, raft, role):
+    if role == "leader":
+        raft.lead()
+        raft.error = NotNow("its disk is full")
+        proposals.submit([payload(1)], 1.0, done, now=0.0)
+    else:
+        raft.follow("a", 2)
+        proposals.submit([payload(1)], 1.0, done, now=0.0)
+        refuse(proposals, proposals.take_forward("a"), "not_now", text="its disk is full")
+    proposals.expire(now=RETRY_INTERVAL)
+    [(_, [outcome])] = proposals.expire(now=1.0)
+    assert outcome.status == NOT_PROPOSED
+    assert b"no answer within the time limit; its disk is full" in outcome.result
 
 
 def test_forwarded_proposals_are_appended_by_a_leader_and_refused_by_others(proposals, raft):
