@@ -336,7 +336,8 @@ class SimulatedNode:
         state = self.state
         with state.monitor:
             now = state.monitor.monotonic()
-            if state.raft.leader_id == self.node_id and to in state.raft.progress:
+            progress = state.raft.progress.get(to)
+            if progress is not None and progress.may_lead:
                 state.raft.transfer_leadership(to, now)
             afterwards = state.settle(now, wake=state.peer_work)
         run(afterwards)
