@@ -204,8 +204,10 @@ class ConsensusState:
         """When the write that is under way counts as stalled; inf: none is, or it does already. Monitor: held."""
         return float("inf") if self.disk_stalled else self.log_write_began_at + self._election_timeout
 
-    def _notice_stall(self, now: float) -> None:
+    def _watch_disk(self, now: float) -> None:
         """Design section 4: a leader with a stalled disk hands over, though its heartbeats go out. Monitor: held."""
+        if now < self.stall_deadline:
+            return
         self.disk_stalled = f"the disk does not answer: a write has taken over {self._election_timeout:g} s"
         logger.error("%s", self.disk_stalled)
         self.raft.set_unfit(self.disk_stalled, now)
@@ -358,8 +360,7 @@ class ConsensusState:
         Returns what is to be called outside the monitor, with run(). Monitor: held.
         """
         raft = self.raft
-        if now >= self.stall_deadline:
-            self._notice_stall(now)
+        self._watch_disk(now)
         self.save_hard_state()
         afterwards: Afterwards = []
         for message in raft.take_replies():
