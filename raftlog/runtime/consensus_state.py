@@ -1,6 +1,7 @@
 """ConsensusState: the monitor that every thread of a node enters (LogCabin's RaftConsensus, made small).
 
-It holds the lock, the conditions, the Raft core, the log's memory and the waiting callers.
+It holds the lock, the conditions, the Raft core, the log's memory and the waiting callers; how the log comes to the
+disk stands in log_writer.py.
 
 Rules about this file:
 - Nothing here does network I/O or runs a caller's code inside the monitor. Callbacks are collected
@@ -22,13 +23,13 @@ from typing import Any
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.entries import KEY, EntryId
 from raftlog.consensus.events import Event
-from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull, InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
+from raftlog.exceptions import InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
+from raftlog.runtime.log_writer import LogWriter
 from raftlog.runtime.monitor import Monitor, MonitorCondition
 from raftlog.runtime.ports import (
     ForwardProposals,
@@ -51,7 +52,7 @@ NO_LEADER_ELECTION_TIMEOUTS = 8  # callers get an answer when there was no leade
 Afterwards = list[Callable[[], None]]
 
 
-class ConsensusState:
+class ConsensusState(LogWriter):
     """See the module. Public methods say with their `Monitor:` line whether the caller is inside."""
 
     def __init__(
@@ -65,26 +66,13 @@ class ConsensusState:
         election_timeout: float,
         on_event: Callable[[Event], None],
     ) -> None:
-        self.raft = raft
-        self.log_store = log_store
-        self.monitor = monitor
+        super().__init__(raft, log_store, monitor, election_timeout)
         self.stopping = False
         # Why this node serves no reads and no proposals and does not lead ("": it does). Changes once: withdraw().
         self.withdrawn = ""
         self._withdrawn_error = ""
-        # Why appends are refused just now ("": they are not), and the work that found no room; order is kept:
-        # it is written before anything that take_unstable() gives later, a truncation included.
-        self.disk_full = ""
-        self.unwritten: UnstableEntries | None = None
-        # Since when the log-sync thread has been writing, inf: it is not; and what is said of it once that has taken an
-        # election timeout ("": it has not): the disk stalls, which a slow one does not.
-        self.log_write_began_at = float("inf")
-        self.disk_stalled = ""
         # Messages that were dropped because no correct server sends them.
         self.violations = 0
-        # True while the log-sync thread writes outside the monitor.
-        # Invariant: nobody calls log_store.append, sync or truncate_from meanwhile.
-        self.log_writer_busy = False
         # When a frame of each peer last arrived, stamped by its consumer (rule 6). Written without the monitor.
         self.arrivals: dict[str, float] = {}
         # The same for AppendEntries only: what a leader sends as such. A deposed leader that asks for votes, or answers
@@ -95,13 +83,11 @@ class ConsensusState:
         self.apply_work = monitor.condition()
         self.election_work = monitor.condition()
         self.step_down_work = monitor.condition()
-        self.log_writer_idle = monitor.condition()
         self.role_changed = monitor.condition()
         self.reply_routes: dict[str, Callable[[PeerMessage], None]] = {}
         self.proposals = Proposals(
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
-        self._election_timeout = election_timeout
         self.reads = Reads(raft)
         self.turns = Turns(raft, self.proposals.turns)
         self._log_clock = LogClock()
@@ -138,23 +124,11 @@ class ConsensusState:
                     replies.append(answer)
             self.save_hard_state()
             if self.raft.role is not Role.LEADER and not self.log_writer_busy:
-                self._write_log(now)
+                self.write_log(now)
             afterwards = self.settle(now, wake=self.peer_work)
         for answer in replies:
             reply(answer)
         run(afterwards)
-
-    def must_wait(self, messages: Iterable[PeerMessage]) -> bool:
-        """Whether these wait until the log-sync thread has written. Monitor: held.
-
-        Rule 6: its batch is waited for before anything may truncate or append. And while the disk stalls, nothing may
-        change the term, which would have to be synced inside the monitor.
-        """
-        if not self.log_writer_busy:
-            return False
-        if self.disk_stalled and any(message.term > self.raft.current_term for message in messages):
-            return True
-        return any(isinstance(message, AppendEntries) for message in messages)
 
     def _handle_request(self, message: PeerMessage, now: float) -> PeerMessage | None:
         """An answer that need not wait for the disk, if there is one. Monitor: held."""
@@ -173,80 +147,6 @@ class ConsensusState:
         except (ProtocolViolation, InvalidEntry) as error:
             self.violations += 1
             logger.error("a %s of %s is dropped: %s", type(message).__name__, message.sender, error)
-
-    def take_log_work(self, now: float) -> UnstableEntries | None:
-        """What the log's writer is to write next. Monitor: held."""
-        if self.unwritten is not None:
-            work, self.unwritten = self.unwritten, None
-            return work
-        return self.raft.take_unstable(now)
-
-    def begin_log_write(self, now: float) -> UnstableEntries | None:
-        """Work for the log-sync thread; until end_log_write() the log has no other writer. Monitor: held."""
-        work = self.take_log_work(now)
-        if work is not None:
-            self.log_writer_busy = True
-            self.log_write_began_at = now
-        return work
-
-    def end_log_write(self, work: UnstableEntries, succeeded: bool) -> None:
-        """Monitor: held."""
-        self.log_writer_busy = False
-        self.log_write_began_at = float("inf")
-        if self.disk_stalled:
-            logger.error("the disk answers again")
-            self.disk_stalled = ""
-        self.log_writer_idle.notify()
-        self.written(work, succeeded)
-
-    @property
-    def stall_deadline(self) -> float:
-        """When the write that is under way counts as stalled; inf: none is, or it does already. Monitor: held."""
-        return float("inf") if self.disk_stalled else self.log_write_began_at + self._election_timeout
-
-    def _watch_disk(self, now: float) -> None:
-        """Design section 4: a leader with a stalled disk hands over, though its heartbeats go out. Monitor: held."""
-        if now < self.stall_deadline:
-            return
-        self.disk_stalled = f"the disk does not answer: a write has taken over {self._election_timeout:g} s"
-        logger.error("%s", self.disk_stalled)
-        self.raft.set_unfit(self.disk_stalled, now)
-
-    def write(self, work: UnstableEntries) -> bool:
-        """Reset or truncate, append and sync; False where the disk is full. Raises StorageFailed.
-
-        Monitor: held on a follower, not held by the log-sync thread, which has set log_writer_busy.
-        """
-        try:
-            if work.reset_to is not None:
-                self.log_store.reset_to(work.reset_to)
-            if work.truncate_from:
-                self.log_store.truncate_from(work.truncate_from)
-            if len(work.entries):
-                self.log_store.append(work.entries)
-                self.log_store.sync()
-        except DiskFull as error:
-            if not self.disk_full:
-                logger.error("the disk is full; this node takes no entries until there is room: %s", error)
-            self.disk_full = str(error)
-            return False
-        if self.disk_full:
-            logger.warning("there is room on the disk again; this node takes entries")
-        self.disk_full = ""
-        return True
-
-    def written(self, work: UnstableEntries, succeeded: bool) -> None:
-        """Tell the core what is durable now, and whether it may lead; keep what could not be written. Monitor: held."""
-        self.raft.set_unfit("its disk is full" if self.disk_full else "", self.monitor.monotonic())
-        if not succeeded:
-            self.unwritten = work
-        elif work.last_id is not None:
-            self.raft.stable_to(*work.last_id)
-
-    def _write_log(self, now: float) -> None:
-        """A follower's disk write, inside the monitor. Monitor: held."""
-        while not self.disk_full and (work := self.take_log_work(now)) is not None:
-            self.written(work, self.write(work))
 
     # Inbound, from the reader threads of outgoing connections
 
@@ -360,7 +260,7 @@ class ConsensusState:
         Returns what is to be called outside the monitor, with run(). Monitor: held.
         """
         raft = self.raft
-        self._watch_disk(now)
+        self.watch_disk(now)
         self.save_hard_state()
         afterwards: Afterwards = []
         for message in raft.take_replies():
