@@ -38,6 +38,7 @@ def register_all() -> None:
         backend.check_middleware,
         backend.check_sessions,
         backend.check_references,
+        backend.check_images,
     ):
         checks.register(check, TAG)
     checks.register(backend.check_schema, checks.Tags.database)

@@ -93,6 +93,8 @@ class Settings:
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    # State outside the database that travels in images: name -> dotted path of its hook.
+    snapshot_hooks: dict[str, str] = field(default_factory=dict)
 
     @property
     def uses_tls(self) -> bool:
@@ -160,7 +162,7 @@ SIMPLE_OPTIONS = (
     Option("TLS_KEY", _PATH, None),
     Option("TLS_CA", _PATH, None),
 )
-DERIVED_KEYS = ("NODE_ID", "ADDRESS", "BIND", "MEMBERS", "DATA_DIR", "SECRET_KEYS")
+DERIVED_KEYS = ("NODE_ID", "ADDRESS", "BIND", "MEMBERS", "DATA_DIR", "SECRET_KEYS", "SNAPSHOT_HOOKS")
 KNOWN_KEYS = frozenset({option.key for option in SIMPLE_OPTIONS} | set(DERIVED_KEYS))
 
 DEFAULT_NODE_ID = "node1"
@@ -213,6 +215,7 @@ class _Reader:
             "members": members or {node_id: address},
             "data_dir": self._data_dir(),
             "secret_keys": self._secret_keys(str(values["cluster"])),
+            "snapshot_hooks": self._snapshot_hooks(),
         }
         if "HEARTBEAT_INTERVAL" not in self.raw:
             values["heartbeat_interval"] = min(0.1, values["election_timeout"] / 5)
@@ -329,6 +332,16 @@ class _Reader:
                 hint = "Make one with python -c 'import secrets; print(secrets.token_urlsafe(32))'."
                 self.problem("E008", "SECRET_KEYS", message, hint)
         return encoded
+
+    def _snapshot_hooks(self) -> dict[str, str]:
+        hooks = self._typed("SNAPSHOT_HOOKS", Mapping, {}, "a dictionary {name: dotted path}")
+        for name, path in hooks.items():
+            if not isinstance(name, str) or not name or not isinstance(path, str):
+                message = (
+                    f"RAFTLOG['SNAPSHOT_HOOKS'] must map names to dotted paths; it holds {name!r}: {_shown(path)}."
+                )
+                self.problem("E003", "SNAPSHOT_HOOKS", message, "Write {'media': 'shop.files.Uploads'}.")
+        return dict(hooks)
 
 
 def derived_secret_keys(cluster: str) -> list[bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from typing import Any, Final
@@ -13,6 +14,8 @@ from django.core import checks
 from django.db import connections, models, router
 
 from raftlog.checks import IN_PROCESS_CACHES, error, has_peers, read_settings, warning
+from raftlog.exceptions import ImageError
+from raftlog.replication.images.hooks import load_hooks
 from raftlog.replication.registry import registry
 from raftlog.replication.shapes import can_switch_triggers_off
 
@@ -20,6 +23,8 @@ ENGINES: Final = {"sqlite": "raftlog.backends.sqlite3", "postgresql": "raftlog.b
 MIDDLEWARE: Final = "raftlog.middleware.RetryConflicts"
 # RETURNING (keys of new rows), DROP COLUMN, generated columns shown by table_xinfo.
 OLDEST_SQLITE: Final = (3, 35, 0)
+# Of PostgreSQL's client package, for images.
+PROGRAMS: Final = ("pg_dump", "pg_restore")
 # What OPTIONS["init_command"] must not set: the backend sets it, or it would hold on one host alone.
 REFUSED_PRAGMAS: Final = (
     *("journal_mode", "locking_mode", "recursive_triggers", "foreign_keys", "writable_schema", "user_version"),
@@ -132,6 +137,29 @@ def check_references(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessag
 
 def _is_in(model: type[models.Model], alias: str) -> bool:
     return router.db_for_write(model) == alias
+
+
+def check_images(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
+    """E020, W008: what images of the database need."""
+    settings = read_settings()
+    return [] if settings is None or settings.state_machine != "database" else list(_images(settings.database))
+
+
+def _images(alias: str) -> Iterator[checks.CheckMessage]:
+    try:
+        load_hooks()
+    except ImageError as problem:
+        yield error("E020", f"{problem}.", "Name an object or a class with pack(stream) and unpack(stream).")
+    if alias in connections.settings and connections[alias].vendor == "postgresql":
+        missing = [name for name in PROGRAMS if shutil.which(name) is None]
+        if missing:
+            message = (
+                f"{' and '.join(missing)} cannot be found, so no images of DATABASES[{alias!r}] can be made or used."
+            )
+            hint = (
+                "Install the client package of PostgreSQL (Debian: postgresql-client) in the server's version or newer."
+            )
+            yield warning("W008", message, hint)
 
 
 def check_schema(app_configs: Any, databases: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:

@@ -1,6 +1,7 @@
 """System checks of a project with a raftlog ENGINE: each mistake is found, and a right project has none."""
 
 import pytest
+from django.conf import settings
 from django.db import connections
 from django.test import override_settings
 
@@ -112,3 +113,19 @@ def test_what_the_database_holds_is_named(make_database, monkeypatch):
     monkeypatch.setattr(checks, "can_switch_triggers_off", lambda: False)
     assert "trigger audit" in look()[1].msg
     assert checks.check_schema(None, databases=None) == []
+
+
+def test_hooks_of_images(options):
+    with override_settings(RAFTLOG={"SNAPSHOT_HOOKS": {"media": "no.such.hook"}}):
+        [message] = checks.check_images(None)
+    assert message.id == "raftlog.E020"
+    with override_settings(RAFTLOG={"SNAPSHOT_HOOKS": {"media": "raftlog.replication.images.media.MediaFiles"}}):
+        assert ids(checks.check_images(None)) == (["E020"] if not settings.MEDIA_ROOT else [])
+
+
+def test_programs_for_images_of_postgresql(options, monkeypatch):
+    monkeypatch.setattr(connections["default"], "vendor", "postgresql")
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None if name == "pg_restore" else name)
+    [message] = checks.check_images(None)
+    assert message.id == "raftlog.W008"
+    assert message.msg.startswith("pg_restore cannot be found")

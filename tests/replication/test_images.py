@@ -11,6 +11,7 @@ from raftlog.consensus.snapshot import LogBase
 from raftlog.exceptions import ImageDamaged, ImageError
 from raftlog.replication import images
 from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.images.hooks import load_hooks
 from tests.replication.conftest import sqlite_database
 from tests.replication.log import CLUSTER, START, apply_all, opened
 from tests.replication.warehouse.commands import add_item
@@ -160,3 +161,85 @@ def test_an_image_is_refused_where_its_vendor_or_its_tables_are_of_another_kind(
 
 def test_what_is_applied_is_durable_up_to_the_index_that_make_durable_says(machine):
     assert machine.make_durable() == 5
+
+
+one_engine = pytest.mark.parametrize("machine", ["raftlog.backends.sqlite3"], indirect=True)
+
+
+class Notes:
+    """A hook; its state is a list."""
+
+    state: list[str] = []
+
+    def pack(self, stream):
+        for line in self.state:
+            stream.write(f"{line}\n".encode())
+
+    def unpack(self, stream):
+        type(self).state = stream.read().decode().splitlines()
+
+
+NOTES = {"SNAPSHOT_HOOKS": {"notes": f"{__name__}.Notes"}}
+MEDIA = {"SNAPSHOT_HOOKS": {"media": "raftlog.replication.images.media.MediaFiles", "notes": f"{__name__}.Notes"}}
+
+
+@one_engine
+def test_state_outside_the_database_travels_in_an_image(machine, tmp_path, settings):
+    settings.RAFTLOG = NOTES
+    Notes.state = ["one", "two"]
+    header = machine.make_image(tmp_path / "image", describe)
+    assert [(a.name, a.offset, a.size) for a in header.attachments] == [("notes", header.database_bytes, 8)]
+    Notes.state = ["newer"]
+    machine.install(tmp_path / "image")
+    assert Notes.state == ["one", "two"]
+    assert names() == ["nut", "screw"]
+
+
+@one_engine
+def test_an_image_is_refused_where_nobody_would_unpack_what_it_holds(machine, tmp_path, settings):
+    settings.RAFTLOG = NOTES
+    machine.make_image(tmp_path / "image", describe)
+    settings.RAFTLOG = {}
+    add(machine, "washer")
+    with pytest.raises(ImageError, match=r"what the hook 'notes' packed, and RAFTLOG.* names none of that name"):
+        machine.install(tmp_path / "image")
+    assert names() == ["nut", "screw", "washer"]
+
+
+@one_engine
+def test_what_a_hook_raises_leaves_no_image(machine, tmp_path, settings, monkeypatch):
+    settings.RAFTLOG = NOTES
+    monkeypatch.setattr(Notes, "state", [None, 1])
+    monkeypatch.setattr(Notes, "pack", lambda self, stream: stream.write(1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        machine.make_image(tmp_path / "image", describe)
+    assert list(tmp_path.glob("image*")) == []
+
+
+@one_engine
+def test_uploaded_files_become_those_of_the_image(machine, tmp_path, settings):
+    settings.RAFTLOG = MEDIA
+    settings.MEDIA_ROOT = tmp_path / "media"
+    (tmp_path / "media/deep/er").mkdir(parents=True)
+    (tmp_path / "media/deep/er/a.txt").write_text("a")
+    (tmp_path / "media/empty").write_text("")
+    (tmp_path / "media/large").write_bytes(bytes(range(256)) * 4096)
+    machine.make_image(tmp_path / "image", describe)
+    (tmp_path / "media/deep/er/a.txt").write_text("changed")
+    (tmp_path / "media/later").write_text("x")
+    (tmp_path / "media/empty").unlink()
+    machine.install(tmp_path / "image")
+    found = {
+        str(p.relative_to(tmp_path / "media")): p.read_bytes() for p in (tmp_path / "media").rglob("*") if p.is_file()
+    }
+    assert found == {"deep/er/a.txt": b"a", "empty": b"", "large": bytes(range(256)) * 4096}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("no.such.module", "cannot be imported"), ("os.path.join", "has no pack"), ("os.getcwd", "no pack")],
+)
+def test_a_hook_that_is_none_is_named(settings, path, words):
+    settings.RAFTLOG = {"SNAPSHOT_HOOKS": {"x": path}}
+    with pytest.raises(ImageError, match=rf"\['x'\].*{words}"):
+        load_hooks()

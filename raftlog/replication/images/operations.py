@@ -25,7 +25,8 @@ from raftlog.replication.images.container import (
     verify_image,
 )
 from raftlog.replication.images.contents import Contents, Position
-from raftlog.replication.images.header import ImageHeader
+from raftlog.replication.images.header import Attachment, ImageHeader
+from raftlog.replication.images.hooks import check_hooks, load_hooks, pack_all, unpack_all
 from raftlog.replication.tables import SCHEMA_VERSION
 from raftlog.runtime import clock
 
@@ -61,6 +62,7 @@ def make_image(
     vendor, target = _vendor(alias), Path(path)
     part = target.with_name(f"{target.name}.part")
     bases: list[LogBase] = []
+    hooks = load_hooks()
 
     def started(position: Position) -> None:
         if position.diverged:
@@ -71,9 +73,11 @@ def make_image(
     try:
         contents = vendor.make(alias, part, started, lambda done, total: on_progress(done, 2 * total))
         with part.open("r+b") as file:
-            size = part.stat().st_size
+            database_bytes = file.seek(0, 2)
+            attachments = pack_all(hooks, file)
+            size = file.seek(0, 2)
             digests = digest_content(file, size, lambda done, total: on_progress(total + done, 2 * total))
-            header = _header(alias, contents, bases[0], size, digests)
+            header = _header(alias, contents, bases[0], database_bytes, attachments, size, digests)
             seal(file, digests, header)
         make_durable_file(part)
         rename_durably(part, target)
@@ -84,7 +88,15 @@ def make_image(
     return header
 
 
-def _header(alias: str, contents: Contents, base: LogBase, size: int, digests: bytes) -> ImageHeader:
+def _header(
+    alias: str,
+    contents: Contents,
+    base: LogBase,
+    database_bytes: int,
+    attachments: list[Attachment],
+    content_bytes: int,
+    digests: bytes,
+) -> ImageHeader:
     position = contents.position
     if (base.index, base.term) != (position.index, position.term):
         raise ImageError(
@@ -101,9 +113,9 @@ def _header(alias: str, contents: Contents, base: LogBase, size: int, digests: b
         server=contents.server,
         created_at=clock.wall_microseconds(),
         rows=contents.rows,
-        database_bytes=size,
-        attachments=[],
-        content_bytes=size,
+        database_bytes=database_bytes,
+        attachments=attachments,
+        content_bytes=content_bytes,
         digest=digest_of(digests),
     )
 
@@ -117,6 +129,10 @@ def install_image(alias: str, path: str | Path, *, on_progress: Progress = ignor
     vendor, source = _vendor(alias), Path(path)
     header = verify_image(source, lambda done, total: on_progress(done, 2 * total))
     check_installable(alias, source, header)
+    hooks = load_hooks()
+    check_hooks(hooks, header, source)
+    with source.open("rb") as file:
+        unpack_all(hooks, header, file)
     position = vendor.install(alias, source, header, lambda done, total: on_progress(total + done, 2 * total))
     if (position.cluster_id, position.index, position.term) != (header.cluster_id, header.index, header.term):
         raise ImageError(

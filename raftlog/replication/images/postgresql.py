@@ -267,10 +267,6 @@ def _count(connection: psycopg.Connection[Any], schema: str, table: str) -> int:
     return int(count)
 
 
-def missing_programs() -> list[str]:
-    return [name for name in ("pg_dump", "pg_restore") if shutil.which(name) is None]
-
-
 def _program(name: str) -> str:
     found = shutil.which(name)
     if found is None:
