@@ -57,6 +57,7 @@ from raftlog.transport.peer_requests import PeerRequests
 logger = logging.getLogger("raftlog.node")
 
 STOP_TIMEOUT = 10.0  # seconds
+PRIORITY_CALM = 10  # election timeouts: see RaftSettings.priority_calm
 COMMIT_DELAY = 0.005  # seconds: see RaftSettings.commit_delay
 MESSAGE_OVERHEAD = 4 << 20  # bytes
 
@@ -316,6 +317,7 @@ def raft_settings(settings: Settings) -> RaftSettings:
     return RaftSettings(
         election_timeout=settings.election_timeout,
         heartbeat_interval=settings.heartbeat_interval,
+        priority_calm=PRIORITY_CALM * settings.election_timeout,
         commit_delay=min(COMMIT_DELAY, settings.heartbeat_interval),
         max_uncommitted_bytes=settings.max_uncommitted_bytes,
     )

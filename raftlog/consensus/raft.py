@@ -215,6 +215,11 @@ class Raft(ServerState):
         """Of the peers `among`, the one to whom leadership is best handed; "": none could take it."""
         return priority.best_successor(self, now, among)
 
+    @property
+    def may_lead(self) -> bool:
+        """Whether leadership may be handed to this server."""
+        return timing.may_lead(self)
+
     def set_unfit(self, reason: str, now: float) -> None:
         """This server should not lead just now ("": it may again): a leader takes nothing and hands over, as soon as
         there is somebody; it goes on voting."""

@@ -35,6 +35,7 @@ def node_status(
             "current_term": raft.current_term,
             "voted_for": raft.voted_for,
             "leader_id": raft.leader_id,
+            "unfit": raft.unfit,
             "commit_index": raft.commit_index,
             "last_applied": raft.last_applied,
             "last_index": raft.log.last_index,
@@ -117,6 +118,8 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         "address": server.address,
         "incarnation": server.incarnation,
         "priority": server.priority,
+        # Whether leadership may be handed to it; None: this server does not know.
+        "may_lead": None,
         "voter": raft.configuration.is_voter(node_id),
         "learner": node_id in raft.configuration.learners,
         # Commands of this node that its code had not when it was last heard.
@@ -136,6 +139,9 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         member["match_index"] = progress.match_index
         member["next_index"] = progress.next_index
         member["lag"] = raft.log.last_index - progress.match_index
+        member["may_lead"] = progress.may_lead
+    if node_id == raft.node_id:
+        member["may_lead"] = raft.may_lead
     if heard_at != float("-inf") and node_id != raft.node_id:
         member["last_contact"] = round(now - heard_at, 3)
     return member

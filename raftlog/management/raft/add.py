@@ -36,6 +36,7 @@ examples:
         parser.add_argument("node_id", help="NODE_ID of the new node")
         parser.add_argument("address", help="its ADDRESS, ws://host:port or wss://host:port")
         parser.add_argument("--learner", action="store_true", help="as a learner, until `raft promote`")
+        parser.add_argument("--priority", type=int, default=0, help="who is to lead: see `raft promote` (default: 0)")
         add_change_arguments(parser)
 
     def run(self, options: dict[str, Any], output: Output) -> int:
@@ -49,7 +50,8 @@ examples:
             raise CommandError(
                 f"{node_id} is a member with another folder than the one at {address}: raft replace {node_id} {address}"
             )
-        target = before.with_server(node_id, Server(address, incarnation), voter=not options["learner"])
+        server = Server(address, incarnation, options["priority"])
+        target = before.with_server(node_id, server, voter=not options["learner"])
         if target == before:
             raise CommandError(f"{node_id} is a member already: {describe(before)}")
         output.line(f"{tolerance(len(before.voters))}; then {tolerance(len(target.voters))}")

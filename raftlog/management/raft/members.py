@@ -10,6 +10,8 @@ from raftlog.management.members import Cluster, describe, tolerance
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
 
+COLUMNS = ("node", "part", "leads", "priority", "may lead", "connected", "lag", "address")
+
 
 class MembersVerb(Verb):
     name = "members"
@@ -17,6 +19,10 @@ class MembersVerb(Verb):
     epilog = """\
 A voter counts for majorities; a learner gets the log and counts for nothing. A node that is added learns first, and
 becomes a voter by itself once it has caught up.
+
+columns:
+  priority   of the voters that may lead, the one of the highest priority is to (raft promote ID --priority N)
+  may lead   no: its disk is full or does not answer, or its database is not the log's (raft status says what)
 
 examples:
   manage.py raft members
@@ -48,13 +54,16 @@ see also: raft add, raft remove, raft replace, raft promote, raft transfer
                 part = f"{part}, to leave"
             is_leader = node_id == cluster.leader_id
             connected = is_leader or member["connected"]
-            rows.append([node_id, part, is_leader, connected, member["lag"], member["address"]])
+            fit = member["may_lead"] if member["voter"] else None
+            rows.append(
+                [node_id, part, is_leader, member["priority"], fit, connected, member["lag"], member["address"]]
+            )
         output.result(
             {"leader_id": cluster.leader_id, "index": cluster.status["configuration_index"]}
             | {"configuration": cluster.status["configuration"], "members": cluster.members}
         )
         output.line(f"{tolerance(len(configuration.voters))}: {describe(configuration)}", style="bold")
-        output.show(table(["node", "part", "leads", "connected", "lag", "address"], rows))
+        output.show(table(COLUMNS, rows))
         return 0
 
 

@@ -14,9 +14,11 @@ from raftlog.runtime import clock
 
 class TransferVerb(Verb):
     name = "transfer"
-    help = "Hand leadership to a named voter, or to the one that has most of the log."
+    help = "Hand leadership to a named voter, or to the best."
     epilog = f"""\
-Before the leader's host is taken down, say. Writes wait meanwhile, for less than an election timeout.
+Before the leader's host is taken down, say. Writes wait meanwhile, for less than an election timeout. The best is the
+voter of the highest priority, then of the longest log, of those that are connected, have what is committed, and may
+lead (`raft members`). Where a voter of higher priority is up, it gets leadership back after a while: see `raft promote`.
 
 examples:
   manage.py raft transfer
