@@ -81,6 +81,8 @@ class Settings:
     max_transaction_bytes: int = 64 * MIB
     # Size of a log file, preallocated.
     segment_bytes: int = 64 * MIB
+    # How fast the scrubber reads the folder to check it; 0: there is none.
+    scrub_bytes_per_second: int = MIB
     # What a leader accepts beyond what is committed, before it answers Overloaded.
     max_uncommitted_bytes: int = 128 * MIB
     # Proposals that wait on this node for an outcome, before it answers Overloaded.
@@ -154,6 +156,7 @@ SIMPLE_OPTIONS = (
     Option("MAX_COMMAND_BYTES", int, MIB, KIB, 64 * MIB, "bytes"),
     Option("MAX_TRANSACTION_BYTES", int, 64 * MIB, 64 * KIB, 1024 * MIB, "bytes"),
     Option("SEGMENT_BYTES", int, 64 * MIB, 64 * KIB, 1024 * MIB, "bytes"),
+    Option("SCRUB_BYTES_PER_SECOND", int, MIB, 0, 10_000 * MIB, "bytes"),
     Option("MAX_UNCOMMITTED_BYTES", int, 128 * MIB, MIB, 4096 * MIB, "bytes"),
     Option("MAX_WAITING_PROPOSALS", int, 65_536, 1, 10_000_000, "proposals"),
     Option("PROPOSAL_TIMEOUT", _NUMBER, 10.0, 0.01, 86_400, "seconds"),

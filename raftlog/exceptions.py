@@ -128,7 +128,15 @@ class DiskFull(StorageError):
 
 
 class LogDamaged(StorageError):
-    """The log or its metadata on disk is not what was written; the message says file, offset, indices, what to do."""
+    """The log or its metadata on disk is not what was written; the message says file, offset, indices, what to do.
+
+    `path`, `offset` (bytes; None: the whole file), `what` and `entries` (which it affects, in words) are its parts.
+    """
+
+    path = ""
+    offset: int | None = None
+    what = ""
+    entries = ""
 
 
 class LogCompacted(StorageError):

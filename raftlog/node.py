@@ -28,6 +28,7 @@ from raftlog.consensus.events import (
     ConfigurationChanged,
     Event,
     LeaderFound,
+    RecoveryEnded,
     RemovedFromCluster,
     SteppedDown,
 )
@@ -35,7 +36,7 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from raftlog.exceptions import DiskFull, TransportError
+from raftlog.exceptions import DiskFull, StorageFailed, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
 from raftlog.replication.position import check_position
@@ -45,10 +46,12 @@ from raftlog.runtime.abilities import Abilities
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
+from raftlog.runtime.scrubber import Scrubber
 from raftlog.runtime.server import RaftServer
 from raftlog.snapshots.healing import Healing
 from raftlog.storage import Storage, open_storage
 from raftlog.storage.members import MemberCommands, load_members, save_members
+from raftlog.storage.verify import Finding
 from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity, RemoteHello
 from raftlog.transport.peer_channel import channel_factory
@@ -87,6 +90,9 @@ class Node:
         self._machine = state_machine
         self._channel_factory = channel_factory
         self._storage: Storage
+        # One thread at a time replaces the folder's metadata.
+        self._writing_metadata = threading.Lock()
+        self.scrubber: Scrubber | None = None
         self._started_at = clock.monotonic()
         # Set once this node knows that it is no member any more: the process ends.
         self.removed = threading.Event()
@@ -119,6 +125,16 @@ class Node:
             raise
         self._event_thread.start()
         self.service.start()
+        if settings.scrub_bytes_per_second:
+            self.scrubber = Scrubber(
+                self._storage.filesystem,
+                self._storage.directory,
+                settings.node_id,
+                settings.scrub_bytes_per_second,
+                self._has_damage,
+                self.service.died,
+            )
+            self.scrubber.start()
         if self.comparison is not None:
             self.comparison.start()
 
@@ -126,7 +142,11 @@ class Node:
         """Hand leadership over, answer the waiting callers, end all threads, close the folder."""
         if self.comparison is not None:
             self.comparison.ask_to_stop()
+        if self.scrubber is not None:
+            self.scrubber.ask_to_stop()
         unfinished = self.service.stop(timeout)
+        if self.scrubber is not None:
+            unfinished += self.scrubber.join(timeout)
         if self.comparison is not None:
             unfinished += self.comparison.join(timeout)
             self._requests.close()
@@ -153,6 +173,13 @@ class Node:
             status["warnings"] += compared.pop("warnings")
             status["healthy"] = not status["problems"]
             status |= compared
+        if self.scrubber is not None:
+            status["scrub"] = self.scrubber.status()
+            scrub = self.scrubber.thread
+            status["threads"][scrub.name] = {
+                "doing": scrub.doing,
+                "seconds": round(clock.monotonic() - scrub.since, 3),
+            }
         return {
             **status,
             "cluster": self.settings.cluster,
@@ -172,7 +199,8 @@ class Node:
             logger.warning("%s: %s", settings.node_id, storage.torn_tail)
         log = load_log(storage.log)
         machine = self._machine or make_state_machine(settings, self._is_leader)
-        check_position(machine, log, storage.metadata.cluster_id)
+        is_recovering = storage.recovery_id != 0
+        check_position(machine, log, storage.metadata.cluster_id, may_be_ahead=is_recovering)
         rng = random.Random(uuid.uuid4().int)
         raft = Raft(
             node_id=settings.node_id,
@@ -184,7 +212,8 @@ class Node:
             now=clock.monotonic(),
             first_members=first_members(settings) if settings.node_id in settings.members else None,
             new_cluster_id=uuid.uuid4().hex,
-            last_applied=machine.last_applied,
+            last_applied=min(machine.last_applied, log.last_index) if is_recovering else machine.last_applied,
+            recovery_id=storage.recovery_id,
         )
         self.identity = Identity(
             settings.node_id,
@@ -224,6 +253,29 @@ class Node:
     def _has_diverged(self, divergence: Divergence) -> None:
         send(signals.divergence_found, sender=self, divergence=divergence)
 
+    def _has_damage(self, finding: Finding) -> None:
+        logger.error(
+            "%s: damage in the log: %s. Stop this node, and run `manage.py raft repair`", self.settings.node_id, finding
+        )
+        self.service.state.note_damage(str(finding))
+        send(signals.damage_found, sender=self, finding=finding)
+
+    def _finish_repair(self) -> None:
+        """What this node's disk had lost is there again: write that down, and vote."""
+        try:
+            with self._writing_metadata:
+                self._storage.finish_repair()
+        except DiskFull as error:
+            logger.warning("the folder does not say yet that its repair is over, which is tried again: %s", error)
+            clock.sleep(1)
+            self._events.put(RecoveryEnded(0, 0))
+            return
+        except StorageFailed as error:
+            self.service.died(self._event_thread.name, error)
+            return
+        self.service.state.recovery_saved()
+        logger.info("%s votes and counts again: its log is repaired", self.settings.node_id)
+
     def _websockets(self, peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
         factory = channel_factory(
             self.identity,
@@ -261,6 +313,8 @@ class Node:
                 continue
             if isinstance(event, RemovedFromCluster):
                 self.removed.set()
+            if isinstance(event, RecoveryEnded):
+                self._finish_repair()
             if isinstance(event, ConfigurationChanged):
                 send(signals.membership_changed, sender=self, configuration=event.configuration, index=event.index)
             now = leader_after(event, self.settings.node_id)
@@ -287,7 +341,8 @@ class Node:
             is_member = server is not None and server.incarnation == metadata.incarnation
             if configuration.cluster_id and is_member and raft.configuration_index <= applied_index:
                 try:
-                    self._storage.set_cluster_id(configuration.cluster_id)
+                    with self._writing_metadata:
+                        self._storage.set_cluster_id(configuration.cluster_id)
                 except DiskFull as error:
                     logger.warning("the cluster id is not in the folder yet, the next batch tries again: %s", error)
 

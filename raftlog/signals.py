@@ -9,6 +9,8 @@
 `divergence_found`: sender the Node; `divergence` (raftlog.replication.divergence.Divergence: node_id, index, is_exact,
     cause, command, version, tables, rows with key and both values, peer). Sent once, by the thread that found it, on
     the node whose database differs from the majority's.
+`damage_found`: sender the Node; `finding` (raftlog.storage.verify.Finding: path, offset, what, entries). Sent by the
+    scrubber's thread, once for each place of this node's folder that is not as it was written.
 """
 
 from __future__ import annotations
@@ -19,3 +21,4 @@ leader_changed = Signal()
 membership_changed = Signal()
 entry_applied = Signal()
 divergence_found = Signal()
+damage_found = Signal()

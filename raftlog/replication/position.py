@@ -7,8 +7,11 @@ from raftlog.exceptions import IdentityMismatch
 from raftlog.runtime.ports import StateMachine
 
 
-def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None:
-    """Refuse a database that is not a point of this node's own log (rule 5 of the design)."""
+def check_position(machine: StateMachine, log: RaftLog, cluster_id: str, *, may_be_ahead: bool = False) -> None:
+    """Refuse a database that is not a point of this node's own log (rule 5 of the design).
+
+    may_be_ahead: the log was repaired, and what the database had applied of it is being fetched again.
+    """
     position = getattr(machine, "position", None)
     if position is None:
         return
@@ -27,6 +30,8 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str) -> None
     if found_cluster and at_index and found_cluster != at_index:
         raise IdentityMismatch(f"the database belongs to cluster {found_cluster}, the log to {at_index}. {ways_out}")
     if index > log.last_index:
+        if may_be_ahead:
+            return
         raise IdentityMismatch(
             f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
         )

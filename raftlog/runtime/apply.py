@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from raftlog.consensus.entries import EntryBatch
 from raftlog.exceptions import ApplyStopped, DatabaseReplaced
 from raftlog.runtime.consensus_state import ConsensusState
-from raftlog.runtime.ports import MachineCare, StateMachine
+from raftlog.runtime.ports import MachineCare, Outcome, StateMachine
 
 LOOK_INTERVAL: Final = 0.25  # seconds between two looks around the database
 MAX_APPLY_BYTES: Final = 1 << 20  # payload bytes of one batch, and so about the size of one database transaction
@@ -42,6 +43,16 @@ def state_machine_main(
                     raise
     finally:
         machine.close()
+
+
+def apply_new(machine: StateMachine, batch: EntryBatch) -> list[Outcome]:
+    """Apply what the machine has not applied already: after a repair of the log it may be ahead of it.
+
+    Nobody waits for the others: they were applied before this process began.
+    """
+    if batch.last_index <= machine.last_applied:
+        return []
+    return machine.apply(batch.slice(max(batch.first_index, machine.last_applied + 1), batch.last_index))
 
 
 class _Applying:
@@ -93,7 +104,7 @@ class _Applying:
             now_doing("reading entries from disk")
             batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
         now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
-        outcomes = self._machine.apply(batch)
+        outcomes = apply_new(self._machine, batch)
         self._on_applied(batch.last_index)
         state.applied(batch.last_index, outcomes)
 

@@ -377,6 +377,22 @@ class ConsensusState(LogWriter):
             afterwards += self.settle(now, wake=self.peer_work)
         run(afterwards)
 
+    def note_damage(self, damage: str) -> None:
+        """Something in this node's log is not as it was written: another voter is to lead. Monitor: takes it."""
+        with self.monitor:
+            now = self.monitor.monotonic()
+            self.damaged = f"its log is damaged: {damage}"
+            self.raft.set_unfit(self.damaged, now)
+            afterwards = self.settle(now, wake=self.peer_work)
+        run(afterwards)
+
+    def recovery_saved(self) -> None:
+        """The folder says that its repair is over. Monitor: takes it."""
+        with self.monitor:
+            self.raft.recovery_saved()
+            afterwards = self.settle(self.monitor.monotonic(), wake=self.peer_work)
+        run(afterwards)
+
     def stop(self, text: str) -> None:
         """Tell every thread to end and answer every caller. Monitor: takes it."""
         with self.monitor:

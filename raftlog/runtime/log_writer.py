@@ -43,6 +43,8 @@ class LogWriter:
         # ("": it has not).
         self.log_write_began_at = float("inf")
         self.disk_stalled = ""
+        # What the scrubber found in the log ("": nothing): this node goes on, and leads only where no other can.
+        self.damaged = ""
         self._election_timeout = election_timeout
 
     def must_wait(self, messages: Iterable[PeerMessage]) -> bool:
@@ -120,7 +122,7 @@ class LogWriter:
 
     def written(self, work: UnstableEntries, succeeded: bool) -> None:
         """Tell the core what is durable now, and whether it may lead; keep what could not be written. Monitor: held."""
-        self.raft.set_unfit("its disk is full" if self.disk_full else "", self.monitor.monotonic())
+        self.raft.set_unfit("its disk is full" if self.disk_full else self.damaged, self.monitor.monotonic())
         if not succeeded:
             self.unwritten = work
         elif work.last_id is not None:

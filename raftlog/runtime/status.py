@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from raftlog.consensus.configuration import Configuration, Server
+from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import InvalidEntry
 from raftlog.runtime.consensus_state import ConsensusState
@@ -52,6 +53,10 @@ def node_status(
         problems = [f"the disk is full: {state.disk_full}"] if state.disk_full else []
         if state.disk_stalled:
             problems.append(state.disk_stalled)
+        if state.damaged:
+            problems.append(f"{state.damaged}. Stop this node, and run `manage.py raft repair`")
+        if raft.recovery_id:
+            problems.append(recovery_in_words(raft))
         if state.withdrawn:
             problems.append(state.withdrawn)
         if not raft.leader_id:
@@ -73,6 +78,13 @@ def node_status(
         thread.name: {"doing": thread.doing, "seconds": round(max(0.0, now - thread.since), 3)} for thread in threads
     }
     return status
+
+
+def recovery_in_words(raft: Raft) -> str:
+    """What a node says whose folder was repaired. Monitor: held."""
+    barrier = raft.recovery_index if raft.recovery_term == raft.current_term else 0
+    until = f"entry {barrier} is here and committed" if barrier else "a leader has said what it lacks"
+    return f"repairing: does not vote or count until {until} (its log ends at {raft.log.last_index})"
 
 
 def _write_turn(state: ConsensusState, now: float) -> dict[str, Any]:

@@ -79,6 +79,17 @@ class Storage:
         _guarded(self.directory, lambda: save_metadata(self.filesystem, self.directory, metadata))
         self.metadata = metadata
 
+    @property
+    def recovery_id(self) -> int:
+        """Not 0: the folder was repaired, and the node must neither vote nor count (consensus/recovery.py)."""
+        return self.metadata.repairing.recovery_id if self.metadata.repairing is not None else 0
+
+    def finish_repair(self) -> None:
+        """What was lost is there again: the node votes from now on, durably. Raises DiskFull, StorageFailed."""
+        metadata = msgspec.structs.replace(self.metadata, repairing=None)
+        _guarded(self.directory, lambda: save_metadata(self.filesystem, self.directory, metadata))
+        self.metadata = metadata
+
     def close(self) -> None:
         """Give the directory back. Idempotent; nothing may be written any more."""
         self.log.close()

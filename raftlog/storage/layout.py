@@ -7,6 +7,7 @@
     log-<sequence>-<first index>.segment  see segment.py; sequences count up without gaps
     wanted                                locked by those who wait for the lock, see interest.py
     members                               what the members could apply when they were last heard, see members.py
+    damaged-*/                            files that repairs have set aside; nothing reads them
     *.new                                 a file being made; removed at the next start
 
 A directory exists as a node's once `metadata` is in it: it is written last, so a crash before that
@@ -32,18 +33,33 @@ BASE: Final = "base"
 TEMPORARY: Final = ".new"
 
 WHAT_TO_DO: Final = (
-    "This node must not vote with it. Keep the directory as it is for inspection and do not edit it; once the other "
-    'servers are healthy, start this node with an empty directory (see "When something is wrong" in docs/operations.md)'
+    "This node must not vote with it. Change nothing by hand: `manage.py raft repair` shows what is lost, keeps the "
+    'damaged files aside, and lets this node fetch it again from the others ("A log is damaged" in docs/operations.md)'
 )
 
 _SEGMENT: Final = re.compile(r"log-(\d{10})-(\d{20})\.segment")
 
 
-class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Repairing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The folder was repaired (repair.py), and what it had promised is not there again: the node may not vote or count.
+
+    `recovery_id` names this repair, `since` says when (for people), `cut_from` is the first entry that was lost (0:
+    only the hard state was); `promised_index` and `promised_term` are the highest that the damaged folder named.
+    """
+
+    recovery_id: int
+    since: str
+    cut_from: int
+    promised_index: int
+    promised_term: int
+
+
+class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Whose directory it is.
 
     `cluster` is the name from the settings, `cluster_id` the random id of the cluster ("" until it was
-    formed), `incarnation` 32 hex digits drawn when the directory was made.
+    formed), `incarnation` 32 hex digits drawn when the directory was made; `repairing` stands from a repair until it is
+    over.
     """
 
     format: int
@@ -51,6 +67,7 @@ class Metadata(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster_id: str
     node_id: str
     incarnation: str
+    repairing: Repairing | None = None
 
 
 def segment_name(sequence: int, first_index: int) -> str:
@@ -67,7 +84,9 @@ def damaged(path: str, what: str, *, offset: int | None = None, entries: str = "
     """The error for a damaged file: which file, where, which entries it costs, what to do."""
     place = path if offset is None else f"{path}, offset {offset}"
     cost = f" It affects entries {entries}." if entries else ""
-    return LogDamaged(f"{place}: {what}.{cost} {WHAT_TO_DO}")
+    error = LogDamaged(f"{place}: {what}.{cost} {WHAT_TO_DO}")
+    error.path, error.offset, error.what, error.entries = path, offset, what, entries
+    return error
 
 
 def encode_metadata(metadata: Metadata) -> bytes:

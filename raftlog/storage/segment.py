@@ -252,6 +252,12 @@ def is_valid_last_sector(sector: bytes, sequence: int) -> bool:
     return _is_checked(sector) and _LAST.unpack_from(sector)[:2] == (_LAST_MAGIC, sequence)
 
 
+def footer_place(last_sector: bytes) -> tuple[int, int]:
+    """Position and sectors of the footer, as a valid last sector says."""
+    _, _, position, count = _LAST.unpack_from(last_sector)
+    return position, count
+
+
 def load_footer(path: str, file: File, sequence: int, sectors: int) -> Footer:
     """The index of a sealed segment. Raises LogDamaged where it is missing or not what was written."""
     offset = (sectors - 1) * SECTOR_BYTES
@@ -259,7 +265,7 @@ def load_footer(path: str, file: File, sequence: int, sectors: int) -> Footer:
     if not is_valid_last_sector(last, sequence):
         what = "is missing though a later segment exists" if last == ZERO_SECTOR else "has a wrong checksum"
         raise damaged(path, f"the seal of the segment {what}", offset=offset, entries="of this file and all later ones")
-    _, _, position, count = _LAST.unpack_from(last)
+    position, count = footer_place(last)
     offset = position * SECTOR_BYTES
     try:
         image = file.pread(count * SECTOR_BYTES, offset)
