@@ -89,6 +89,14 @@ class Settings:
     max_waiting_proposals: int = 65_536
     # How long propose() waits for an outcome where the caller says nothing else.
     proposal_timeout: float = 10.0
+    # Alias in STORAGES for backups and archived entries; "": none.
+    backup_storage: str = ""
+    # A backup is made once the newest one is older; 0: only by `raft backup`.
+    backup_interval: float = 0.0
+    # How many backups are kept.
+    backup_keep: int = 7
+    # How often what was committed is archived; 0: never.
+    archive_interval: float = 0.0
     # "database", or "log" for benchmarks of the log alone (internal).
     state_machine: str = "database"
     # For wss addresses: PEM files; `tls_ca` verifies the certificates of the peers (None: the system's roots).
@@ -160,6 +168,10 @@ SIMPLE_OPTIONS = (
     Option("MAX_UNCOMMITTED_BYTES", int, 128 * MIB, MIB, 4096 * MIB, "bytes"),
     Option("MAX_WAITING_PROPOSALS", int, 65_536, 1, 10_000_000, "proposals"),
     Option("PROPOSAL_TIMEOUT", _NUMBER, 10.0, 0.01, 86_400, "seconds"),
+    Option("BACKUP_STORAGE", str, ""),
+    Option("BACKUP_INTERVAL", _NUMBER, 0.0, 0, 366 * 86_400, "seconds"),
+    Option("BACKUP_KEEP", int, 7, 1, 100_000, "backups"),
+    Option("ARCHIVE_INTERVAL", _NUMBER, 0.0, 0, 86_400, "seconds"),
     Option("STATE_MACHINE", str, "database"),
     Option("TLS_CERTIFICATE", _PATH, None),
     Option("TLS_KEY", _PATH, None),
@@ -227,7 +239,7 @@ class _Reader:
         if self.problems:
             return None
         settings = Settings(**values)
-        for rule in (_check_names, _check_timing, _check_sizes, _check_tls):
+        for rule in (_check_names, _check_timing, _check_sizes, _check_tls, _check_backup):
             rule(settings, self.problem)
         return settings
 
@@ -434,3 +446,10 @@ def _check_tls(settings: Settings, report: Report) -> None:
 
 def _shown(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})"
+
+
+def _check_backup(settings: Settings, report: Report) -> None:
+    for key in ("BACKUP_INTERVAL", "ARCHIVE_INTERVAL"):
+        if getattr(settings, key.lower()) and not settings.backup_storage:
+            message = f"RAFTLOG[{key!r}] is set, and RAFTLOG['BACKUP_STORAGE'] is not."
+            report("E004", key, message, "Name one of Django's STORAGES in BACKUP_STORAGE, or leave it out.")

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from django.db import connections
 from django.dispatch import Signal
 
@@ -35,7 +36,10 @@ from raftlog.consensus.events import (
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import Role
+from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
+from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
@@ -72,6 +76,7 @@ class Node:
         settings: of this node.
         state_machine: instead of the one that the settings name.
         channel_factory: instead of WebSockets to the members' addresses.
+        keeps_backups: make backups and archive entries as the settings say; for the process that stays.
     """
 
     def __init__(
@@ -80,12 +85,17 @@ class Node:
         *,
         state_machine: StateMachine | None = None,
         channel_factory: ChannelFactory | None = None,
+        keeps_backups: bool = False,
     ) -> None:
         self.settings = settings
         self.service: RaftServer
         self.identity: Identity
         # None: what is applied is kept nowhere.
         self.comparison: Comparison | None = None
+        # What an image of the database is described by: index -> LogBase.
+        self.describe: Callable[[int], LogBase]
+        self._keeps_backups = keeps_backups
+        self._keeper: Keeper | None = None
         self._requests = PeerRequests(self._address_of, settings.secret_keys, settings.cluster, self._client_tls)
         self._machine = state_machine
         self._channel_factory = channel_factory
@@ -137,16 +147,20 @@ class Node:
             self.scrubber.start()
         if self.comparison is not None:
             self.comparison.start()
+        if self._keeper is not None:
+            self._keeper.start()
 
     def stop(self, timeout: float = STOP_TIMEOUT) -> None:
         """Hand leadership over, answer the waiting callers, end all threads, close the folder."""
         if self.comparison is not None:
             self.comparison.ask_to_stop()
-        if self.scrubber is not None:
-            self.scrubber.ask_to_stop()
+        for helper in (self.scrubber, self._keeper):
+            if helper is not None:
+                helper.ask_to_stop()
         unfinished = self.service.stop(timeout)
-        if self.scrubber is not None:
-            unfinished += self.scrubber.join(timeout)
+        for helper in (self.scrubber, self._keeper):
+            if helper is not None:
+                unfinished += helper.join(timeout)
         if self.comparison is not None:
             unfinished += self.comparison.join(timeout)
             self._requests.close()
@@ -180,6 +194,10 @@ class Node:
                 "doing": scrub.doing,
                 "seconds": round(clock.monotonic() - scrub.since, 3),
             }
+        if self._keeper is not None:
+            kept = self._keeper.status()
+            status["warnings"] += kept.pop("warnings")
+            status |= kept
         return {
             **status,
             "cluster": self.settings.cluster,
@@ -191,7 +209,8 @@ class Node:
 
     def requests(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """What peers may ask, by name."""
-        return self.comparison.answers() if self.comparison is not None else {}
+        describe = {DESCRIBE_ENTRY: lambda arguments: msgspec.to_builtins(self.describe(int(arguments["index"])))}
+        return describe | (self.comparison.answers() if self.comparison is not None else {})
 
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
@@ -241,6 +260,9 @@ class Node:
             on_applied=self._pin_cluster_id,
             care=Healing(database, raft, storage) if database is not None else None,
         )
+        self.describe = describer(service.state, storage.log)
+        if self._keeps_backups:
+            self._keeper = make_keeper(settings, service, storage.log, self.describe, service.died)
         if database is not None:
             database.on_unknown_entry = service.withdraw
             remembered = load_members(storage.filesystem, storage.directory)

@@ -45,7 +45,7 @@ def run_node(
     global _current
     # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
     importlib.import_module("daphne.server")
-    node = Node(settings)
+    node = Node(settings, keeps_backups=settings.state_machine == "database")
     start_when_free(node, on_waiting)
     _current = node
     host, port = settings.bind

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -16,6 +17,7 @@ from tests.processes.recipes import follow
 pytestmark = pytest.mark.processes
 
 TIMEOUT = 60
+DELETE = "from raftlog.testing.bench_site.models import Row; Row.objects.all().delete()"
 
 
 class Writer:
@@ -49,38 +51,86 @@ def wait_until(holds, what):
         time.sleep(0.05)
 
 
-def test_two_of_three_hosts_are_gone_for_good(tmp_path):
-    with ProcessCluster(3, tmp_path, settings_module="raftlog.testing.bench_site.settings") as cluster:
-        a, _, c = cluster
-        cluster.start()
-        cluster.wait_for_leader(TIMEOUT)
-        a.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
-        Writer(a).write("one", "two")
-        cluster.wait_all_applied(TIMEOUT)
-        former = a.status()["cluster_id"]
-        cluster.kill("bc")
-        with pytest.raises(RaftlogError, match=r"the node of this host \(a\) is running"):
-            a.manage("raft", "recover")
-        a.kill()
-        shown, done = follow("recover", cluster)
-        assert "lost for good: b, c" in shown
-        assert "May be lost: whatever was acknowledged after entry" in shown
-        assert "Nothing was changed" in shown
-        assert "Done: the new cluster's id is" in done
-        a.start()
-        cluster.wait_for(lambda found: (found["a"] or {}).get("role") == "leader", TIMEOUT, "a leads alone")
-        assert a.status()["cluster_id"] != former
-        Writer(a).write("three")
-        assert rows(a) == ["one", "three", "two"]
-        an_old_member_is_refused(cluster, a, c)
-        follow("rejoin", cluster, {"ws://10.0.0.3:8000": c.address})
-        Writer(c).write("four")
-        cluster.wait_all_applied(TIMEOUT)
-        assert rows(c) == rows(a) == ["four", "one", "three", "two"]
-        c.stop()
-        c.start()
-        cluster.wait_all_applied(TIMEOUT)
-        assert c.status()["cluster_id"] == a.status()["cluster_id"]
+@pytest.fixture
+def cluster(tmp_path):
+    options = {"BACKUP_STORAGE": "backups", "ARCHIVE_INTERVAL": 0.2}
+    environment = {"TEST_BACKUPS": str(tmp_path / "backups")}
+    with ProcessCluster(
+        3, tmp_path, settings_module="tests.processes.backup_settings", options=options, environment=environment
+    ) as cluster:
+        yield cluster
+
+
+def test_a_lost_majority_and_a_mistaken_delete(cluster):
+    a, _, c = cluster
+    cluster.start()
+    cluster.wait_for_leader(TIMEOUT)
+    a.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks")
+    Writer(a).write("one", "two")
+    cluster.wait_all_applied(TIMEOUT)
+    two_of_three_hosts_are_gone_for_good(cluster, a, c)
+    restored_to_the_second_before_a_delete(cluster, a)
+
+
+def two_of_three_hosts_are_gone_for_good(cluster, a, c):
+    former = a.status()["cluster_id"]
+    cluster.kill("bc")
+    with pytest.raises(RaftlogError, match=r"the node of this host \(a\) is running"):
+        a.manage("raft", "recover")
+    a.kill()
+    shown, done = follow("recover", cluster)
+    assert "lost for good: b, c" in shown
+    assert "May be lost: whatever was acknowledged after entry" in shown
+    assert "Nothing was changed" in shown
+    assert "Done: the new cluster's id is" in done
+    a.start()
+    cluster.wait_for(lambda found: (found["a"] or {}).get("role") == "leader", TIMEOUT, "a leads alone")
+    assert a.status()["cluster_id"] != former
+    Writer(a).write("three")
+    assert rows(a) == ["one", "three", "two"]
+    an_old_member_is_refused(cluster, a, c)
+    follow("rejoin", cluster, {"ws://10.0.0.3:8000": c.address})
+    Writer(c).write("four")
+    cluster.wait_all_applied(TIMEOUT)
+    assert rows(c) == rows(a) == ["four", "one", "three", "two"]
+    c.stop()
+    c.start()
+    cluster.wait_all_applied(TIMEOUT)
+    assert c.status()["cluster_id"] == a.status()["cluster_id"]
+
+
+def restored_to_the_second_before_a_delete(cluster, a):
+    made, listed, verified = follow("backup", cluster)
+    assert "rows in" in made
+    assert "image-0000" in listed
+    assert "whole:" in verified
+    writer = Writer(a)
+    writer.write("five", "six")
+    before = datetime.now(UTC) + timedelta(seconds=1)
+    time.sleep(2)  # log time is the leader's clock, which is near this one
+    a.manage("shell", "-v", "0", "-c", DELETE)
+    writer.write("too late")
+    cluster.wait_all_applied(TIMEOUT)
+    assert rows(a) == ["too late"]
+    written = max(status["commit_index"] for status in cluster.statuses().values() if status)
+
+    def is_archived(statuses):
+        return max(status["backup"]["archived_index"] for status in statuses.values() if status) >= written
+
+    cluster.wait_for(is_archived, TIMEOUT, "all is archived")
+    former = a.status()["cluster_id"]
+    cluster.kill("abc")
+    with pytest.raises(RaftlogError, match=r"this host has a node's folder in .* and tables in"):
+        a.manage("raft", "restore", "--storage", "backups")
+    (told,) = follow("restore", cluster, {"2026-03-01 14:59:59": f"{before:%Y-%m-%dT%H:%M:%S.%fZ}"})
+    assert "entries after it, up to entry" in told
+    a.start()
+    cluster.wait_for(lambda found: (found["a"] or {}).get("role") == "leader", TIMEOUT, "a leads alone")
+    assert a.status()["cluster_id"] != former
+    cluster.wait_all_applied(TIMEOUT)
+    assert rows(a) == ["five", "four", "one", "six", "three", "two"]
+    Writer(a).write("seven")
+    assert rows(a) == ["five", "four", "one", "seven", "six", "three", "two"]
 
 
 def an_old_member_is_refused(cluster, a, c):
