@@ -14,6 +14,7 @@ from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.runtime import clock
+from raftlog.runtime.inspection import inspection_requests
 from raftlog.runtime.members import membership_requests
 from raftlog.runtime.turns import ClientTurns
 from raftlog.storage.interest import Interest
@@ -64,6 +65,7 @@ def run_node(
         requests={
             "status": lambda arguments: node.status(),
             **membership_requests(node.service),
+            **inspection_requests(node.service),
             **node.requests(),
         },
         deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},

@@ -21,6 +21,7 @@ class Verb:
     # Shown below the options: what it does, examples, exit codes.
     epilog: ClassVar[str] = ""
     has_json: ClassVar[bool] = True
+    json_help: ClassVar[str] = "print one JSON object instead"
 
     def __init__(self, command: BaseCommand) -> None:
         self.command = command

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import msgspec
 
 from raftlog.replication.fingerprint import MODULUS, row_number
+from raftlog.replication.shapes import TableShape
 from raftlog.replication.write_set import HASH_BYTES, row_hash
 
 CHUNK: Final = 2_048  # rows that are hashed and compared at a time
@@ -46,6 +47,8 @@ class Snapshot(Protocol):
     def columns(self, table: str) -> list[str]:
         """Names of the columns of an image."""
         ...
+
+    def shape(self, table: str) -> TableShape | None: ...
 
     def rows(self, table: str, after: list[Any] | None, upto: list[Any] | None, limit: int) -> list[Row]:
         """The first `limit` rows in the order of their keys, after one key and up to and with another."""

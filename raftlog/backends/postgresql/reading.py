@@ -19,6 +19,7 @@ from raftlog.backends.postgresql.marks import LastChanged
 from raftlog.backends.postgresql.setup import CANONICAL
 from raftlog.backends.postgresql.shapes import Schema, Table
 from raftlog.replication.divergence import Row
+from raftlog.replication.shapes import TableShape
 from raftlog.replication.slots import slots_of
 
 
@@ -68,6 +69,12 @@ class Snapshot:
 
     def columns(self, table: str) -> list[str]:
         return list(self._schema.table(table).columns)
+
+    def shape(self, table: str) -> TableShape | None:
+        try:
+            return self._schema.table(table)
+        except KeyError:
+            return None
 
     def rows(self, table: str, after: list[Any] | None, upto: list[Any] | None, limit: int) -> list[Row]:
         """Of a table without a key, all rows at once: equal ones cannot be told apart, so there is no first `limit`."""

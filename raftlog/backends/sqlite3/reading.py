@@ -63,6 +63,12 @@ class Snapshot:
     def columns(self, table: str) -> list[str]:
         return list(self._schema.table(table).columns)
 
+    def shape(self, table: str) -> TableShape | None:
+        try:
+            return self._schema.table(table)
+        except KeyError:
+            return None
+
     def rows(self, table: str, after: list[Any] | None, upto: list[Any] | None, limit: int) -> list[Row]:
         try:
             shape = self._schema.table(table)

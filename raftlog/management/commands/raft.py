@@ -29,7 +29,7 @@ class Command(BaseCommand):
                 verb.name, help=verb.help, description=verb.help, epilog=verb.epilog, formatter_class=HelpFormatter
             )
             if verb.has_json:
-                subparser.add_argument("--json", action="store_true", help="print one JSON object instead")
+                subparser.add_argument("--json", action="store_true", help=verb.json_help)
             verb.add_arguments(subparser)
 
     def handle(self, *args: Any, **options: Any) -> None:
