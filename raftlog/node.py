@@ -38,6 +38,7 @@ from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import Role
+from raftlog.digests import Digests
 from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
 from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
@@ -106,6 +107,7 @@ class Node:
         self._started_at = clock.monotonic()
         # Set once this node knows that it is no member any more: the process ends.
         self.removed = threading.Event()
+        self.digests: Digests | None = None
         # None: what is applied has no commands of its own.
         self.abilities: Abilities | None = None
         self._events: queue.SimpleQueue[Event | MemberCommands | None] = queue.SimpleQueue()
@@ -157,6 +159,8 @@ class Node:
         for helper in (self.scrubber, self._keeper):
             if helper is not None:
                 helper.ask_to_stop()
+        if self.digests is not None:
+            self.digests.stop()
         unfinished = self.service.stop(timeout)
         for helper in (self.scrubber, self._keeper):
             if helper is not None:
@@ -210,7 +214,9 @@ class Node:
     def requests(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """What peers may ask, by name."""
         describe = {DESCRIBE_ENTRY: lambda arguments: msgspec.to_builtins(self.describe(int(arguments["index"])))}
-        return describe | (self.comparison.answers() if self.comparison is not None else {})
+        if self.comparison is None or self.digests is None:
+            return describe
+        return describe | self.comparison.answers() | self.digests.requests()
 
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
@@ -270,6 +276,9 @@ class Node:
                 raft, service.state.monitor, self.identity.commands, remembered, self._events.put
             )
             self.comparison = Comparison(service, database, self._requests.ask, self._has_diverged, service.died)
+            self.digests = Digests(
+                self.comparison.open_reader, service.state.pins, database.watch, lambda: service.state.withdrawn
+            )
         return service
 
     def _has_diverged(self, divergence: Divergence) -> None:

@@ -104,9 +104,11 @@ class _Applying:
             now_doing("reading entries from disk")
             batch = state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
         now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
+        batch = state.pins.cut(batch)
         outcomes = apply_new(self._machine, batch)
         self._on_applied(batch.last_index)
         state.applied(batch.last_index, outcomes)
+        state.pins.applied(batch)
 
     def _has_caught_up(self) -> bool:
         with self._state.monitor:

@@ -31,6 +31,7 @@ from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.log_writer import LogWriter
 from raftlog.runtime.monitor import Monitor, MonitorCondition
+from raftlog.runtime.pins import Pins
 from raftlog.runtime.ports import (
     ForwardProposals,
     ForwardResponse,
@@ -89,6 +90,8 @@ class ConsensusState(LogWriter):
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
         self.reads = Reads(raft)
+        # Where the state-machine thread stops for a moment.
+        self.pins = Pins()
         self.turns = Turns(raft, self.proposals.turns)
         self._log_clock = LogClock()
         self._hard_state_store = hard_state_store

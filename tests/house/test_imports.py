@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"contrib"},
     {"testing"},
     {"node", "node_process", "host"},
-    {"comparison", "disaster", "snapshots"},
+    {"comparison", "digests", "disaster", "snapshots"},
     {"models"},
     {"replication", "transport"},
     {"runtime"},
