@@ -10,7 +10,6 @@ from django.db import connections, transaction
 
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.consensus.snapshot import LogBase
-from raftlog.exceptions import ImageError
 from raftlog.replication import images
 from raftlog.replication.images import sqlite
 from raftlog.replication.key_blocks import KeyBlocks
@@ -132,19 +131,26 @@ def test_blocks_of_keys_are_void_once_the_database_is_another_clusters(replicate
     assert blocks.take("parent", 1, 0) is None
 
 
-def test_an_image_with_pages_of_another_size_is_refused_in_words(replicated, tmp_path):
+def test_an_image_comes_into_a_file_with_pages_of_another_size_and_keeps_its_rowids(replicated, tmp_path):
+    replicated.run("INSERT INTO plain WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 50) "
+                   "SELECT i, 'row ' || i FROM n")  # fmt: skip
+    replicated.run("DELETE FROM plain WHERE a % 3 = 1")
+    expected = replicated.run("SELECT rowid, a, b FROM plain ORDER BY 1")
     image_of(replicated, tmp_path / "image")
     path = tmp_path / "other.sqlite3"
     other = sqlite3.connect(path)
     other.executescript("PRAGMA page_size = 1024; PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
-    other.close()
     settings = connections[ALIAS].settings_dict
     before, settings["NAME"] = settings["NAME"], str(path)
     try:
-        with pytest.raises(ImageError, match="pages of 1024 bytes, the image of 4096"):
-            images.install_image(ALIAS, tmp_path / "image")
+        images.install_image(ALIAS, tmp_path / "image")
     finally:
         settings["NAME"] = before
+    assert other.execute("PRAGMA page_size").fetchone() == (1024,)
+    assert other.execute("SELECT rowid, a, b FROM plain ORDER BY 1").fetchall() == expected
+    assert other.execute("SELECT count(*) FROM sqlite_master WHERE name = 't'").fetchone() == (0,)
+    other.close()
+    assert not (tmp_path / "image.pages").exists()
 
 
 def test_a_process_killed_at_any_step_of_an_install_leaves_the_old_or_the_new_database(

@@ -66,9 +66,10 @@ def test_an_image_says_what_it_holds_and_where_the_database_stood(machine, tmp_p
 
 def test_an_image_of_sqlite_is_a_database(machine, tmp_path):
     machine.make_image(tmp_path / "image", describe)
-    opened = sqlite3.connect(f"file:{tmp_path / 'image'}?mode=ro&immutable=1", uri=True)
+    opened = sqlite3.connect(f"file:{tmp_path / 'image'}?mode=ro", uri=True)
     assert opened.execute("SELECT name FROM warehouse_item ORDER BY 1").fetchall() == [("nut",), ("screw",)]
     opened.close()
+    assert [path.name for path in tmp_path.glob("image*")] == ["image"]
 
 
 def test_an_installed_image_takes_the_database_back_to_its_index_and_apply_goes_on_from_there(machine, tmp_path):

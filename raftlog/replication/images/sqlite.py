@@ -24,7 +24,7 @@ from raftlog.exceptions import ImageError
 from raftlog.replication.images.container import Progress, make_durable_file
 from raftlog.replication.images.contents import Contents, Position
 from raftlog.replication.images.header import ImageHeader
-from raftlog.replication.shapes import quoted
+from raftlog.replication.shapes import Schema, TableShape, quoted
 
 STEP_PAGES: Final = 1_024  # of one call of the backup API, between which progress is told
 BUSY_TIMEOUT_MS: Final = 60_000
@@ -45,12 +45,16 @@ def make(alias: str, path: Path, started: Callable[[Position], None], on_progres
         source.execute("BEGIN")
         position = read_position(source, name)
         started(position)
-        target = stack.enter_context(contextlib.closing(sqlite3.connect(path, isolation_level=None)))
         # The file is synced as a whole when it is complete, and thrown away if it never is.
-        target.execute("PRAGMA journal_mode = OFF")
-        target.execute("PRAGMA synchronous = OFF")
-        _copy(source, target, on_progress)
+        with contextlib.closing(_connect(str(path.absolute()), "rwc")) as target:
+            target.execute("PRAGMA journal_mode = OFF")
+            target.execute("PRAGMA synchronous = OFF")
+            _copy(source, target, on_progress)
         source.execute("ROLLBACK")
+        target = stack.enter_context(contextlib.closing(_connect(str(path.absolute()), "rw")))
+        # As the source, it says that it has a WAL; but it is a file to be read, by itself.
+        target.execute("PRAGMA synchronous = OFF")
+        target.execute("PRAGMA journal_mode = DELETE").fetchall()
         damage = [words for (words,) in target.execute("PRAGMA quick_check(3)")]
         if damage != ["ok"]:
             raise ImageError(f"{name} is damaged, so no image of it is made: {'; '.join(damage)}")
@@ -66,15 +70,12 @@ def install(alias: str, path: Path, header: ImageHeader, on_progress: Progress) 
     if is_file and not Path(name).exists():
         Path(name).touch(mode=0o644)
     with _errors(f"the image {path} could not be installed into {name}"), contextlib.ExitStack() as stack:
-        source = stack.enter_context(
-            contextlib.closing(_raw(f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"))
-        )
+        source = stack.enter_context(contextlib.closing(_connect(str(path.absolute()), "ro")))
         stack.enter_context(host_turn())
         target = stack.enter_context(contextlib.closing(_connect(name, "rw")))
         target.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         target.execute("PRAGMA synchronous = FULL")
-        _check_page_size(source, target, name)
-        _copy(source, target, on_progress)
+        _copy(_with_pages_of(target, source, path, stack), target, on_progress)
         if is_file:
             target.execute("PRAGMA journal_mode = WAL").fetchall()
             # Else the WAL keeps the size of the whole image. Who still reads an old state keeps this from ending it.
@@ -127,15 +128,39 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, on_progress: P
     source.backup(target, pages=STEP_PAGES, progress=told)
 
 
-def _check_page_size(source: sqlite3.Connection, target: sqlite3.Connection, name: str) -> None:
-    (wanted,) = source.execute("PRAGMA page_size").fetchone()
-    (found,) = target.execute("PRAGMA page_size").fetchone()
+def _with_pages_of(
+    target: sqlite3.Connection, source: sqlite3.Connection, path: Path, stack: contextlib.ExitStack
+) -> sqlite3.Connection:
+    """A connection to what `source` has, in pages of the target's size: a file in WAL mode keeps its own for good.
+
+    Raises ImageError.
+    """
+    (wanted,) = target.execute("PRAGMA page_size").fetchone()
     (mode,) = target.execute("PRAGMA journal_mode").fetchone()
-    if wanted != found and mode == "wal":
-        raise ImageError(
-            f"{name} has pages of {found} bytes, the image of {wanted}; stop the processes that use it and delete it "
-            "(with its -wal and -shm), then it is made with the pages of the image"
-        )
+    if mode != "wal" or (wanted,) == source.execute("PRAGMA page_size").fetchone():
+        return source
+    converted = path.with_name(f"{path.name}.pages")
+    stack.callback(converted.unlink, missing_ok=True)
+    converted.unlink(missing_ok=True)
+    source.execute(f"PRAGMA page_size = {wanted}")
+    source.execute("VACUUM INTO ?", (str(converted.absolute()),))
+    made = stack.enter_context(contextlib.closing(_connect(str(converted.absolute()), "rw")))
+    made.execute("ATTACH ? AS image", (f"file:{quote(str(path.absolute()))}?mode=ro",))
+    for table in Schema(made).supported_tables():
+        if table.hidden_key and _has_other_rowids(made, table):
+            raise ImageError(
+                f"the image has pages of another size than this host's file ({wanted} bytes), and SQLite "
+                f"{sqlite3.sqlite_version} changes the rowids of {table.name} in the conversion; give that table a "
+                "primary key, or stop the processes of this host and have its file made with the image's page size"
+            )
+    made.execute("DETACH image")
+    return made
+
+
+def _has_other_rowids(connection: sqlite3.Connection, table: TableShape) -> bool:
+    name, rowid = quoted(table.name), quoted(table.columns[0])
+    sql = f"SELECT 1 FROM (SELECT {rowid} FROM main.{name} EXCEPT SELECT {rowid} FROM image.{name}) LIMIT 1"
+    return bool(connection.execute(sql).fetchall())
 
 
 def _name(alias: str) -> str:
@@ -144,10 +169,7 @@ def _name(alias: str) -> str:
 
 
 def _connect(name: str, mode: str) -> sqlite3.Connection:
-    return _raw(name if name.startswith("file:") else f"file:{quote(name)}?mode={mode}")
-
-
-def _raw(uri: str) -> sqlite3.Connection:
+    uri = name if name.startswith("file:") else f"file:{quote(name)}?mode={mode}"
     return sqlite3.connect(uri, uri=True, isolation_level=None)
 
 
