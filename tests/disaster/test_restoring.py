@@ -109,7 +109,7 @@ def test_a_host_that_has_data_is_refused(backup, settings):
     empty_database("default", "before")
     refuse_data(settings, has_tables("default"))
     restore(settings, backup[0], lambda header: iter(()), lambda done, total: None)
-    with pytest.raises(BackupError, match="a node's folder in .* and tables in"):
+    with pytest.raises(BackupError, match=r"a node's folder in .* and tables in"):
         refuse_data(settings, has_tables("default"))
 
 

@@ -18,7 +18,7 @@ class TransferVerb(Verb):
     epilog = f"""\
 Before the leader's host is taken down, say. Writes wait meanwhile, for less than an election timeout. The best is the
 voter of the highest priority, then of the longest log, of those that are connected, have what is committed, and may
-lead (`raft members`). Where a voter of higher priority is up, it gets leadership back after a while: see `raft promote`.
+lead (`raft members`). Where a voter of higher priority is up, it gets leadership back after a while: `raft promote`.
 
 examples:
   manage.py raft transfer
