@@ -197,10 +197,15 @@ def on_append_entries_response(state: ServerState, message: AppendEntriesRespons
     if progress is None:
         return
     if message.success:
-        _on_success(state, progress, message, now)
+        is_news = acknowledge_match(state, progress, message.match_index, now)
     else:
         next_index = _next_index_after_refusal(state, message)
-        progress.on_refused(message.match_index, next_index, state.log.base.index)
+        is_news = progress.on_refused(message.match_index, next_index, state.log.base.index)
+    settings = state.settings
+    if not is_news and progress.lost_what_was_in_flight(
+        message.round, message.last_log_index, settings.max_append_bytes, now, settings.election_timeout
+    ):
+        progress.on_lost()
     if state.leadership is not None:
         membership.after_response(state, message.sender, now)
 
@@ -224,16 +229,6 @@ def progress_of_answer(
         reads.confirm_reads(state, now)
         forget_rounds_before(state, quorum_round(state))
     return progress
-
-
-def _on_success(state: ServerState, progress: Progress, message: AppendEntriesResponse, now: float) -> None:
-    settings = state.settings
-    if acknowledge_match(state, progress, message.match_index, now):
-        return
-    if progress.lost_what_was_in_flight(
-        message.round, message.last_log_index, settings.max_append_bytes, now, settings.election_timeout
-    ):
-        progress.on_lost()
 
 
 def acknowledge_match(state: ServerState, progress: Progress, match_index: int, now: float) -> bool:

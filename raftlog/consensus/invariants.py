@@ -36,7 +36,18 @@ _STATE_RULES: Final[tuple[_Rule, ...]] = (
     ),
     (
         "the memory's window ends at the log's last entry and holds whatever is not stable",
-        lambda s: s.log.window_ends_at == s.log.last_index and s.log.window_first <= s.log.stable_index + 1,
+        lambda s: (
+            s.log.window_ends_at == s.log.last_index
+            and s.log.window_first <= max(s.log.stable_index, s.log.base.index) + 1
+        ),
+    ),
+    (
+        "what a log no longer holds is committed, and durable unless the log is just beginning anew",
+        lambda s: s.log.base.index <= s.commit_index and (s.log.stable_index or s.log.base.index) >= s.log.base.index,
+    ),
+    (
+        "a server whose database is behind its log neither stands for election nor leads",
+        lambda s: not s.lacks_database or (s.role is Role.FOLLOWER and s.election_deadline == INFINITY),
     ),
     (
         "no entry has a term above current_term",
@@ -139,7 +150,7 @@ class Observation(NamedTuple):
 
 
 def observe(raft: ServerState) -> Observation:
-    is_held = raft.log.first_index <= raft.commit_index <= raft.log.last_index
+    is_held = raft.log.base.index <= raft.commit_index <= raft.log.last_index
     commit_term = raft.log.term_at(raft.commit_index) if is_held else 0
     return Observation(
         raft.role,
@@ -186,7 +197,7 @@ def check_step(before: Observation, after: ServerState) -> None:
     for sentence, is_true in _STEP_RULES:
         if not is_true(before, now):
             raise InvariantViolated(f"{sentence}: before {before}, now {_describe(after)}")
-    if before.commit_term and after.log.term_at(before.commit_index) != before.commit_term:
+    if before.commit_term and not after.log.matches(before.commit_index, before.commit_term):
         raise InvariantViolated(
             f"a committed entry never changes: entry {before.commit_index} had term {before.commit_term}, "
             f"now {_describe(after)}"
@@ -224,7 +235,8 @@ def _check_pair(one: ServerState, two: ServerState) -> None:
             f"no two servers apply different entries at one index (State Machine Safety): entry {agree_to + 1}: "
             f"{_describe(one)}; {_describe(two)}"
         )
-    first_index = max(one.log.window_first, two.log.window_first, agree_to - COMPARED_PAYLOADS + 1)
+    held = max(log.first_index for log in (one.log, two.log))
+    first_index = max(held, one.log.window_first, two.log.window_first, agree_to - COMPARED_PAYLOADS + 1)
     if first_index <= agree_to and _payloads(one.log, first_index, agree_to) != _payloads(
         two.log, first_index, agree_to
     ):
@@ -235,11 +247,17 @@ def _check_pair(one: ServerState, two: ServerState) -> None:
 
 
 def last_agreement(one: RaftLog, two: RaftLog) -> int:
-    """The last index up to which two logs hold the same terms. Raises InvariantViolated against Log Matching."""
+    """The last index up to which two logs hold the same terms. Raises InvariantViolated against Log Matching.
+
+    Where one begins later, both are taken to agree before that: what is not held is committed.
+    """
     if one.has_same_terms(two):
         return one.last_index
-    agreement = 0
-    differ = False
+    earlier, later = sorted((one, two), key=lambda log: log.base.index)
+    agreement = min(later.base.index, earlier.last_index)
+    differ = agreement == later.base.index and not earlier.matches(agreement, later.base.term)
+    if differ:
+        agreement -= 1
     for first_index, last_index in _common_stretches(one, two):
         if one.term_at(first_index) != two.term_at(first_index):
             differ = True
@@ -309,10 +327,11 @@ class ClusterHistory:
     def _check_committed(self, raft: ServerState) -> None:
         known = len(self.committed_terms)
         index = min(known, raft.commit_index)
-        if index and raft.log.term_at(index) != self.committed_terms[index - 1]:
+        if index and not raft.log.matches(index, self.committed_terms[index - 1]):
             raise InvariantViolated(
                 "a committed entry never changes (State Machine Safety): "
                 f"entry {index} was committed with term {self.committed_terms[index - 1]}, now {_describe(raft)}"
             )
         for new in range(known + 1, raft.commit_index + 1):
+            # An IndexError here is a snapshot of entries that were never committed.
             self.committed_terms.append(raft.log.term_at(new))

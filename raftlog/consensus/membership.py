@@ -22,6 +22,7 @@ from raftlog.consensus import roles
 from raftlog.consensus.configuration import Configuration, encode_configuration
 from raftlog.consensus.entries import EntryId
 from raftlog.consensus.events import ChangeAbandoned, MemberLeft, RemovedFromCluster
+from raftlog.consensus.priority import best_successor
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import INFINITY, Leadership, ServerState
 from raftlog.consensus.timeout_now import transfer_leadership
@@ -156,9 +157,10 @@ def advance(state: ServerState, now: float) -> None:
 
 
 def _hand_over_to(state: ServerState, voters: tuple[str, ...], now: float) -> None:
-    # Of those that have the most, the one that answered last: it is up.
-    best = max(voters, key=lambda peer: (state.progress[peer].match_index, state.progress[peer].acked_at, peer))
-    transfer_leadership(state, best, now)
+    """To one of the voters to be; where none can take over just now, the next answer of one asks again."""
+    best = best_successor(state, now, voters)
+    if best:
+        transfer_leadership(state, best, now)
 
 
 def _promote_or_abandon(state: ServerState, goal: Configuration, now: float) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from raftlog.consensus.progress import Progress
+from raftlog.consensus.progress import Progress, ProgressState
 from raftlog.consensus.server_state import INFINITY, ServerState
 from raftlog.consensus.timeout_now import give_up_transfer, transfer_leadership
 
@@ -128,8 +128,11 @@ def best_successor(state: ServerState, now: float, among: Collection[str] | None
         priority = state.configuration.priority_of(peer)
         return -progress.transfers_given_up, has_committed, priority, progress.match_index, peer
 
-    able = [p for p in peers if state.progress[p].may_lead and _answers(state, state.progress[p], now)]
-    return max(able, key=rank, default="")
+    return max((peer for peer in peers if _is_able(state, state.progress[peer], now)), key=rank, default="")
+
+
+def _is_able(state: ServerState, progress: Progress, now: float) -> bool:
+    return progress.may_lead and progress.state is not ProgressState.SNAPSHOT and _answers(state, progress, now)
 
 
 def on_answer(state: ServerState, peer: str, may_lead: bool, now: float) -> None:

@@ -283,7 +283,11 @@ class Raft(ServerState):
         return install_snapshot.base_at(self, index)
 
     def compaction_floor(self, now: float) -> int:
-        """The highest index up to which the log may be compacted now. The host may keep more, never less."""
+        """The highest index up to which the log may be compacted now. The host may keep more, never less.
+
+        At most log.base.index: nothing is to be compacted. Then leave the disk's log alone too, which may not know of a
+        log that is just beginning anew.
+        """
         return install_snapshot.compaction_floor(self, now)
 
     def compacted_to(self, base: LogBase) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from raftlog.consensus.events import TransferAbandoned, TransferStarted
 from raftlog.consensus.messages import TimeoutNow
+from raftlog.consensus.progress import ProgressState
 from raftlog.consensus.request_vote import start_election
 from raftlog.consensus.server_state import INFINITY, ServerState
 from raftlog.consensus.state import Role
@@ -18,7 +19,8 @@ from raftlog.exceptions import NotLeader
 def transfer_leadership(
     state: ServerState, to: str, now: float, reason: str = "", *, for_priority: bool = False
 ) -> None:
-    """Raises NotLeader, ValueError where `to` is this server, no voter, or says that it should not lead."""
+    """Raises NotLeader, ValueError where `to` is this server, no voter, needs a snapshot, or says that it should not
+    lead."""
     leadership = state.leadership
     if leadership is None:
         raise NotLeader(state.leader_id)
@@ -27,6 +29,8 @@ def transfer_leadership(
         raise ValueError(f"leadership cannot be handed to {to!r}; the other voters are {others}")
     if not state.progress[to].may_lead:
         raise ValueError(f"{to} says that it should not lead just now; its status tells why")
+    if state.progress[to].state is ProgressState.SNAPSHOT:
+        raise ValueError(f"{to} needs a snapshot before it can have the log; hand over to another server")
     leadership.transfer_to = to
     leadership.transfer_deadline = now + state.settings.election_timeout
     leadership.transfer_for_priority = for_priority

@@ -23,7 +23,7 @@ from typing import Any
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.entries import KEY, EntryId
 from raftlog.consensus.events import Event
-from raftlog.consensus.messages import AppendEntries, RaftMessage
+from raftlog.consensus.messages import AppendEntries, InstallSnapshot, RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
@@ -76,8 +76,8 @@ class ConsensusState(LogWriter):
         self.violations = 0
         # When a frame of each peer last arrived, stamped by its consumer (rule 6). Written without the monitor.
         self.arrivals: dict[str, float] = {}
-        # The same for AppendEntries only: what a leader sends as such. A deposed leader that asks for votes, or answers
-        # reads, must not keep its followers' election timers waiting.
+        # The same for AppendEntries and offers of a snapshot only: what a leader sends as such. A deposed leader that
+        # asks for votes, or answers reads, must not keep its followers' election timers waiting.
         self.leader_arrivals: dict[str, float] = {}
         self.peer_work: dict[str, MonitorCondition] = {}
         self.log_sync_work = monitor.condition()
@@ -105,7 +105,7 @@ class ConsensusState(LogWriter):
     def arrived(self, message: PeerMessage, at: float) -> None:
         """A consumer has received `message` (rule 6). Monitor: not needed."""
         self.arrivals[message.sender] = at
-        if isinstance(message, AppendEntries):
+        if isinstance(message, AppendEntries | InstallSnapshot):
             self.leader_arrivals[message.sender] = at
 
     # Inbound, from service threads

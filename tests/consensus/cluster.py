@@ -13,10 +13,11 @@ from raftlog.consensus.configuration import Configuration, Server, encode_config
 from raftlog.consensus.entries import COMMAND, EntryBatch, EntryId, Run, client_payload
 from raftlog.consensus.events import Event
 from raftlog.consensus.invariants import ClusterHistory, check_state, check_step, observe
-from raftlog.consensus.log import FetchEntries, RaftLog
+from raftlog.consensus.log import FetchEntries, RaftLog, UnstableEntries
 from raftlog.consensus.messages import RaftMessage
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState, Role
 
 SETTINGS = RaftSettings()
@@ -35,16 +36,28 @@ def members(*node_ids: str, learners: Iterable[str] = (), incarnations: bool = F
 
 
 class Disk:
-    """What survives a restart: hard state and the entries that were synced."""
+    """What survives a restart: hard state, the entries that were synced, and how far the database is."""
 
     def __init__(self, node_id: str) -> None:
         self.incarnation = f"folder-{node_id}"
         self.hard_state = HardState()
+        self.base = NO_BASE
         self.batches: list[EntryBatch] = []
+        # Only Cluster.apply() and Cluster.pull() raise it: tests without a database begin at 0 after a restart.
+        self.database = 0
 
     @property
     def last_index(self) -> int:
-        return self.batches[-1].last_index if self.batches else 0
+        return self.batches[-1].last_index if self.batches else self.base.index
+
+    def compact_to(self, base: LogBase) -> None:
+        assert self.base.index <= base.index <= self.last_index
+        self.base = base
+        kept = [batch.slice(base.index + 1, batch.last_index) for batch in self.batches]
+        self.batches = [batch for batch in kept if len(batch)]
+
+    def reset_to(self, base: LogBase) -> None:
+        self.base, self.batches = base, []
 
     def truncate_from(self, index: int) -> None:
         while self.batches and self.batches[-1].first_index >= index:
@@ -58,6 +71,14 @@ class Disk:
         batch.check()
         self.batches.append(batch)
 
+    def write(self, work: UnstableEntries) -> None:
+        if work.reset_to is not None:
+            self.reset_to(work.reset_to)
+        if work.truncate_from:
+            self.truncate_from(work.truncate_from)
+        if len(work.entries):
+            self.append(work.entries)
+
     def read(self, first_index: int, last_index: int) -> EntryBatch:
         for batch in self.batches:
             if batch.first_index <= first_index <= batch.last_index:
@@ -68,13 +89,14 @@ class Disk:
         return [payload for batch in self.batches for payload in batch.payloads]
 
     def load_log(self, max_window_bytes: int = 1 << 25) -> RaftLog:
-        scan = RaftLog()
+        scan = RaftLog(base=self.base)
         for batch in self.batches:
             scan.append(batch)
         return RaftLog(
+            base=self.base,
             last_index=self.last_index,
             term_runs=scan.term_runs(),
-            configurations=scan.configurations,
+            configurations=[each for each in scan.configurations if each[0] > self.base.index],
             last_log_time=scan.last_log_time,
             max_window_bytes=max_window_bytes,
         )
@@ -131,6 +153,7 @@ class Cluster:
             now=self.now,
             first_members=self.first_members if node_id in self.first_members.voters else None,
             new_cluster_id="c" * 32,
+            last_applied=disk.database,
         )
         self.check(node_id)
         return self.rafts[node_id]
@@ -164,11 +187,9 @@ class Cluster:
     def sync(self, node_id: str) -> None:
         raft, disk = self.rafts[node_id], self.disks[node_id]
         while (work := raft.take_unstable(self.now)) is not None:
-            if work.truncate_from:
-                disk.truncate_from(work.truncate_from)
-            if len(work.entries):
-                disk.append(work.entries)
-                raft.stable_to(work.entries.last_index, work.entries.last_term)
+            disk.write(work)
+            if work.last_id is not None:
+                raft.stable_to(*work.last_id)
 
     def collect(self, node_id: str) -> None:
         """Put everything that may leave on the wire."""
@@ -242,6 +263,40 @@ class Cluster:
         result = self.do(node_id, lambda raft: raft.propose([command(text) for text in texts], 0, self.now))
         assert isinstance(result, EntryId)
         return result
+
+    # The database, as a number, and what stands in for images of it
+
+    def apply(self, node_id: str) -> None:
+        """Everything that is committed and durable in this server's own log (rule 5 of the design)."""
+        raft = self.rafts[node_id]
+        index = min(raft.commit_index, raft.log.stable_index)
+        if not raft.lacks_database and index > raft.last_applied:
+            self.disks[node_id].database = index
+            self.do(node_id, lambda raft: raft.applied_to(index))
+
+    def compact(self, node_id: str, index: int | None = None) -> int:
+        """As far as the rules allow, at most to `index`. Returns the base's index."""
+        raft = self.rafts[node_id]
+        floor = raft.compaction_floor(self.now)
+        base = raft.base_at(floor if index is None else max(min(index, floor), raft.log.base.index))
+        if base.index == raft.log.base.index:
+            return base.index  # no news; and where the log is just beginning anew, the disk may not know of it yet
+        self.do(node_id, lambda raft: raft.compacted_to(base))
+        self.disks[node_id].compact_to(base)
+        return base.index
+
+    def image(self, node_id: str) -> LogBase:
+        """What an image of this server's database is described by."""
+        raft = self.rafts[node_id]
+        return raft.base_at(raft.last_applied)
+
+    def restore(self, node_id: str, image: LogBase) -> None:
+        """The image is on the disk: the log follows, then the database is the image."""
+        self.do(node_id, lambda raft: raft.restore_snapshot(image, self.now))
+        raft = self.rafts[node_id]
+        assert raft.log.stable_index >= image.index, "the log is durable before the database is the image"
+        self.disks[node_id].database = image.index
+        self.do(node_id, lambda raft: raft.applied_to(image.index))
 
     def cut(self, sender: str, recipient: str) -> None:
         self.cuts.add((sender, recipient))

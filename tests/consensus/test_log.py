@@ -5,6 +5,7 @@ import pytest
 from raftlog.consensus.configuration import encode_configuration
 from raftlog.consensus.entries import EntryBatch, Run
 from raftlog.consensus.log import RaftLog
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
 from tests.consensus.cluster import command, members
 
@@ -200,3 +201,158 @@ def test_the_log_behaves_like_a_plain_list(seed):
         assert (log.last_index, log.stable_index) == (len(model), stable)
         assert [log.term_at(i + 1) for i in range(len(model))] == [entry[0] for entry in model]
         assert log.window_bytes == sum(len(entry[2]) for entry in model[log.window_first - 1 :])
+
+
+# The base: what stands before the first entry (§7)
+
+
+def compacted(*terms: int, base_index: int) -> RaftLog:
+    """A log of one entry for each term, all stable, compacted to base_index."""
+    log = log_of(*terms)
+    write(log)
+    log.compact_to(log.base_at(base_index))
+    return log
+
+
+def test_a_compacted_log_knows_the_term_of_its_base_and_of_nothing_before():
+    log = compacted(1, 1, 2, 2, 4, base_index=3)
+    assert (log.first_index, log.last_index, log.base.index, log.base.term) == (4, 5, 3, 2)
+    assert [log.term_at(index) for index in (3, 4, 5)] == [2, 2, 4]
+    assert log.term_runs() == [TermRun(4, 2), TermRun(5, 4)]
+    with pytest.raises(IndexError, match="holds 4-5"):
+        log.term_at(2)
+    assert log.slice(4, 5, BIG).payloads == [command("4"), command("5")]
+
+
+def test_what_is_below_the_base_matches_whatever_a_leader_has_there():
+    """It is committed, so every leader has the same (§5.4)."""
+    log = compacted(1, 1, 2, 2, 4, base_index=3)
+    assert log.matches(2, 99)
+    assert log.matches(3, 2)
+    assert not log.matches(3, 1)
+    assert not log.matches(6, 4)
+
+
+def test_terms_that_reach_below_the_base_begin_and_end_at_it():
+    log = compacted(1, 1, 2, 2, 4, base_index=3)
+    assert (log.first_index_of_term_at(4), log.first_index_of_term_at(3), log.first_index_of_term_at(5)) == (3, 3, 5)
+    assert (log.last_index_of_term(2), log.last_index_of_term(1)) == (4, 0)
+    log = compacted(1, 2, 4, base_index=2)
+    assert (log.last_index_of_term(2), log.first_index_of_term_at(3)) == (2, 3)
+
+
+def test_a_batch_that_begins_below_the_base_conflicts_only_above_it():
+    log = compacted(1, 1, 2, 2, 4, base_index=3)
+    entries = [command(str(index)) for index in range(2, 6)]
+    assert log.conflict_with(EntryBatch(2, [Run(4, 9, 1)], entries)) == 4
+    assert log.conflict_with(EntryBatch(2, [Run(1, 1, 1), Run(2, 2, 1), Run(1, 4, 1)], entries)) == 6
+    assert log.conflict_with(EntryBatch(1, [Run(2, 9, 1)], entries[:2])) == 6
+
+
+def test_a_log_that_is_compacted_to_its_end_goes_on_from_there():
+    log = compacted(1, 3, base_index=2)
+    assert (log.first_index, log.last_index, log.last_term, log.last_log_time) == (3, 2, 3, 2)
+    assert not log.is_empty
+    assert log.term_runs() == []
+    log.append_new(3, [command("3")], 1)
+    assert log.term_runs() == [TermRun(3, 3)]
+    assert log.slice(3, 3, BIG) == EntryBatch(3, [Run(1, 3, 2)], [command("3")])
+    with pytest.raises(ValueError, match="holds 3-3"):
+        log.truncate_from(2)
+
+
+def test_only_what_is_durable_is_compacted():
+    log = log_of(1, 1)
+    base = log.base_at(2)
+    with pytest.raises(ValueError, match="durable to 0"):
+        log.compact_to(base)
+    write(log)
+    log.compact_to(base)
+    log.compact_to(LogBase(1, 1))
+    assert log.base == base, "never back"
+
+
+def test_the_configuration_at_the_base_stays_known():
+    log = RaftLog()
+    for index, node_ids in enumerate(("a", "ab", "abc"), 1):
+        log.append_new(1, [encode_configuration(members(*node_ids, incarnations=True))], index)
+    log.append_new(1, [command()], 9)
+    write(log)
+    base = log.base_at(2)
+    assert (base.configuration_index, base.configuration) == log.configurations[1]
+    log.compact_to(base)
+    assert [index for index, _ in log.configurations] == [2, 3]
+    log.truncate_from(3)
+    assert log.configuration == (2, base.configuration)
+    assert RaftLog(base=base).configuration == (2, base.configuration)
+
+
+def test_a_base_never_has_an_earlier_log_time_than_its_entry():
+    """Where the entry is not in memory any more it may have a later one: log time must only not go back."""
+    log = log_of(1, 1, 1, max_window_bytes=1)
+    log.append_new(1, [command()], 50)
+    write(log)
+    log.append_new(1, [command()], 70)
+    assert log.window_first == 5
+    assert log.base_at(2).log_time >= 2
+    assert log.base_at(5).log_time == 70
+
+
+def test_a_reset_replaces_the_log_on_disk_before_anything_is_stable():
+    """§7: "discard the entire log" where the snapshot's last entry is not in it."""
+    log = log_of(1, 1, 1)
+    write(log)
+    log.truncate_from(3)
+    base = LogBase(9, 4, 77, 6, members("a", "b"))
+    generation = log.generation
+    log.reset_to(base)
+    log.append_new(5, [command("ten")], 1)
+    assert (log.first_index, log.last_index, log.stable_index, log.last_term) == (10, 10, 0, 5)
+    assert log.generation > generation
+    assert log.configuration == (6, members("a", "b"))
+    assert not log.stable_to(9, 4), "word of the log before the reset"
+    work = log.take_unstable(BIG)
+    assert (work.reset_to, work.truncate_from, work.entries.first_index) == (base, 0, 10)
+    assert work.entries.runs == [Run(1, 5, 77)], "log time does not go back either"
+    assert log.stable_to(*work.last_id)
+    assert log.stable_index == 10
+    assert log.take_unstable(BIG) is None
+
+
+def test_a_reset_by_itself_is_work_for_the_logs_writer():
+    log = log_of(1)
+    write(log)
+    log.reset_to(LogBase(5, 2))
+    work = log.take_unstable(BIG)
+    assert work.last_id == (5, 2)
+    assert log.stable_index == 0
+    assert log.stable_to(*work.last_id)
+    assert log.stable_index == 5
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_log_that_is_compacted_answers_like_one_that_is_not(seed):
+    rng = random.Random(seed)
+    whole, log = RaftLog(), RaftLog(max_window_bytes=200)
+    term = 1
+    for step in range(120):
+        term += rng.random() < 0.2
+        payloads = [command("x" * rng.randrange(30)) for _ in range(rng.randint(1, 4))]
+        for each in (whole, log):
+            each.append_new(term, payloads, step)
+        if rng.random() < 0.3 and log.last_index > log.stable_index:
+            index = rng.randint(max(log.stable_index, log.base.index) + 1, log.last_index)
+            for each in (whole, log):
+                each.truncate_from(index)
+        if rng.random() < 0.5:
+            write(log)
+        if rng.random() < 0.2 and log.stable_index > log.base.index:
+            log.compact_to(log.base_at(rng.randint(log.base.index, log.stable_index)))
+        first = log.base.index
+        assert [log.term_at(i) for i in range(first, log.last_index + 1)] == [
+            whole.term_at(i) for i in range(first, whole.last_index + 1)
+        ]
+        held = max(log.window_first, log.first_index)
+        if held <= log.last_index:
+            assert log.slice(held, log.last_index, BIG).payloads == whole.slice(held, log.last_index, BIG).payloads
+        assert (log.last_log_time, log.last_term) == (whole.last_log_time, whole.last_term)

@@ -12,10 +12,14 @@ from collections.abc import Callable
 import pytest
 
 from raftlog.consensus.configuration import Configuration, Server
+from raftlog.consensus.events import SnapshotNeeded, SnapshotOffered, SnapshotRestored
+from raftlog.consensus.invariants import last_agreement
 from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import RaftMessage
+from raftlog.consensus.progress import ProgressState
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
+from raftlog.consensus.snapshot import LogBase, SnapshotWanted, Transfer
 from raftlog.consensus.state import HardState, Role
 from raftlog.exceptions import ConfigurationChangeRefused, NotLeader, Overloaded
 from tests.consensus.cluster import Cluster, command
@@ -56,7 +60,7 @@ class Chaos(Cluster):
             self.end_write: self.chance.choice([1.0, 10.0, 10.0]),
             self.propose_some: 4.0,
             self.read: 3.0,
-            self.apply: 3.0,
+            self.apply_some: 3.0,
         }
         super().__init__(*node_ids, settings=SMALL, seed=seed)
 
@@ -137,11 +141,9 @@ class Chaos(Cluster):
 
     def write_one(self, node_id: str) -> None:
         work, disk = self.writing[node_id].popleft(), self.disks[node_id]
-        if work.truncate_from:
-            disk.truncate_from(work.truncate_from)
-        if len(work.entries):
-            disk.append(work.entries)
-            self.do(node_id, lambda raft: raft.stable_to(work.entries.last_index, work.entries.last_term))
+        disk.write(work)
+        if (last_id := work.last_id) is not None:
+            self.do(node_id, lambda raft: raft.stable_to(*last_id))
 
     def propose_some(self) -> None:
         node_id = self.any_node()
@@ -161,7 +163,7 @@ class Chaos(Cluster):
         self.next_read += 1
         self.do(node_id, lambda raft: raft.request_read(request_id, self.now))
 
-    def apply(self) -> None:
+    def apply_some(self) -> None:
         self.do(self.any_node(), lambda raft: raft.applied_to(min(raft.commit_index, raft.log.stable_index)))
 
     def disturb(self) -> None:
@@ -187,9 +189,9 @@ class Chaos(Cluster):
     def cut_one_way(self) -> None:
         self.cut(*self.chance.sample(sorted(self.disks), 2))
 
-    def crash_one(self) -> None:
+    def crash_one(self, node_id: str = "") -> None:
         """What was not synced is gone."""
-        node_id = self.any_node()
+        node_id = node_id or self.any_node()
         self.writing[node_id].clear()
         self.read_floor = {key: floor for key, floor in self.read_floor.items() if key[0] != node_id}
         self.restart(node_id)
@@ -209,7 +211,11 @@ class Chaos(Cluster):
     def transfer(self) -> None:
         for node_id, raft in self.rafts.items():
             if raft.role is Role.LEADER:
-                others = sorted(raft.configuration.all_voters - {node_id})
+                others = [
+                    peer
+                    for peer in sorted(raft.configuration.all_voters - {node_id})
+                    if raft.progress[peer].may_lead and raft.progress[peer].state is not ProgressState.SNAPSHOT
+                ]
                 if others:
                     to = self.chance.choice(others)
                     self.do(node_id, lambda raft, to=to: raft.transfer_leadership(to, self.now))
@@ -280,15 +286,102 @@ class Moving(Chaos):
         raft.change_configuration(target, raft.configuration_index, self.now)
 
 
+class Shrinking(Moving):
+    """Its logs are compacted, its servers pull images of each other's databases, and some lose theirs."""
+
+    def __init__(self, *node_ids: str, seed: int) -> None:
+        # What each server pulls: the image, and how far it has got.
+        self.pulling: dict[str, tuple[LogBase, int]] = {}
+        self.restored = 0
+        super().__init__(*node_ids, seed=seed)
+        self.steps |= {self.compact_some: 4.0, self.pull_some: 12.0, self.propose_some: 8.0, self.apply_some: 8.0}
+
+    def apply_some(self) -> None:
+        self.apply(self.any_node())
+
+    def compact_some(self) -> None:
+        node_id = self.any_node()
+        # A policy of its own: anything up to the floor, most often all of it.
+        floor = self.rafts[node_id].compaction_floor(self.now)
+        self.compact(node_id, floor - self.chance.choice([0, 0, 1, 5]))
+
+    def compact(self, node_id: str, index: int | None = None) -> int:
+        if self.writing[node_id]:
+            return 0  # one writer at a time (rule 6 of the design)
+        return super().compact(node_id, index)
+
+    def pull_some(self) -> None:
+        self.pull(self.any_node())
+
+    def pull(self, node_id: str) -> None:
+        """Begin to pull what is wanted, get on with it, or restore it once the log's writer has nothing else to do."""
+        raft = self.rafts[node_id]
+        wanted = raft.wanted_snapshot
+        image, received = self.pulling.get(node_id, (None, 0))
+        if received == 4:
+            if raft.log.stable_index >= image.index:
+                del self.pulling[node_id]
+                raft.report_transfer(Transfer())
+                self.disks[node_id].database = image.index
+                self.do(node_id, lambda raft: raft.applied_to(image.index))
+                self.restored += 1
+        elif wanted is None or (image is not None and image.index < wanted.minimum_index):
+            self.pulling.pop(node_id, None)
+            raft.report_transfer(Transfer())
+        elif image is None:
+            self.begin_pull(node_id, wanted)
+        elif received < 3:
+            self.pulling[node_id] = image, received + 1
+            raft.report_transfer(Transfer(image.index, received + 1, 3))
+        elif raft.role is not Role.LEADER:
+            self.pulling[node_id] = image, 4
+            self.do(node_id, lambda raft: raft.restore_snapshot(image, self.now))
+
+    def begin_pull(self, node_id: str, wanted: SnapshotWanted) -> None:
+        sources = [wanted.peer] if wanted.peer in self.rafts else []
+        sources += self.chance.sample(sorted(self.rafts), len(self.rafts))
+        for source in sources:
+            other = self.rafts[source]
+            if source != node_id and not other.lacks_database and other.last_applied >= wanted.minimum_index:
+                self.pulling[node_id] = self.image(source), 0
+                return
+
+    def lose_database(self) -> None:
+        """A restart, with an older copy of the database or none."""
+        node_id = self.any_node()
+        self.disks[node_id].database = self.chance.choice([0, self.disks[node_id].database // 2])
+        self.crash_one(node_id)
+
+    def crash_one(self, node_id: str = "") -> None:
+        node_id = node_id or self.any_node()
+        self.pulling.pop(node_id, None)
+        super().crash_one(node_id)
+
+    def disturbances(self) -> list[Callable[[], None]]:
+        return [*super().disturbances(), self.lose_database, *[self.isolate, self.heal] * 6]
+
+    def isolate(self) -> None:
+        """One server alone, so that the others go on and compact what it will need."""
+        one = self.any_node()
+        self.partition([one], [other for other in sorted(self.disks) if other != one])
+
+    def work_off(self, node_id: str) -> None:
+        super().work_off(node_id)
+        self.apply(node_id)
+        self.pull(node_id)
+
+
 def check_recovery(cluster: Chaos) -> None:
     committed_before = len(cluster.history.committed_terms)
     cluster.recover()
     leader = cluster.leader
     assert leader.commit_index == leader.log.last_index >= committed_before
     for node_id, raft in cluster.rafts.items():
-        assert raft.log.term_runs() == leader.log.term_runs()
+        assert last_agreement(raft.log, leader.log) == raft.log.last_index == leader.log.last_index
         assert raft.commit_index == leader.commit_index, f"{node_id} does not know what is committed"
-        assert cluster.disks[node_id].payloads() == cluster.disks[leader.node_id].payloads()
+        held = min(leader.log.last_index - max(raft.log.base.index, leader.log.base.index), leader.log.last_index)
+        disks = cluster.disks
+        assert held == 0 or disks[node_id].payloads()[-held:] == disks[leader.node_id].payloads()[-held:]
     cluster.do(leader.node_id, lambda raft: raft.propose([command("last")], 0, cluster.now))
     cluster.recover()
     assert {raft.commit_index for raft in cluster.rafts.values()} == {leader.log.last_index}
@@ -319,6 +412,38 @@ def test_members_that_change_keep_every_promise_and_recover(seed):
     check_recovery(cluster)
     assert cluster.leader.configuration.voters == tuple("abcd")
     assert cluster.leader.configuration.goal_voters == ()
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_logs_that_are_compacted_keep_every_promise_and_recover(seed):
+    """Whoever was left behind, or lost its database, has it all in the end, by a snapshot where it must be."""
+    cluster = Shrinking("a", "b", "c", "d", seed=seed)
+    cluster.form()
+    for _ in range(2500):
+        cluster.step()
+    for _ in range(20):
+        cluster.recover()
+        if cluster.leader.configuration.all_voters == set("abcd") and not cluster.leader.configuration.is_joint:
+            break
+        cluster.change_to(list("abcd"), [])
+    check_recovery(cluster)
+    assert {raft.last_applied for raft in cluster.rafts.values()} == {cluster.leader.last_applied}
+    assert all(raft.wanted_snapshot is None for raft in cluster.rafts.values())
+
+
+def test_compacted_histories_reach_what_they_are_meant_to_reach():
+    clusters = []
+    for seed in range(12):
+        cluster = Shrinking("a", "b", "c", seed=seed)
+        cluster.form()
+        for _ in range(2500):
+            cluster.step()
+        clusters.append(cluster)
+    assert sum(cluster.restored for cluster in clusters) > 5
+    events = [event for cluster in clusters for told in cluster.events.values() for event in told]
+    restored = [event for event in events if isinstance(event, SnapshotRestored)]
+    assert {SnapshotOffered, SnapshotNeeded} <= {type(event) for event in events}
+    assert {event.kept_log for event in restored} == {True, False}
 
 
 @pytest.mark.parametrize("seed", range(16))

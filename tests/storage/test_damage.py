@@ -6,11 +6,13 @@ import random
 
 import pytest
 
+from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState
 from raftlog.exceptions import LogDamaged, StorageError
 from raftlog.storage import layout
+from raftlog.storage.base import SLOT_BYTES, BaseRecord, decode_slot
 from raftlog.testing.crash_disk import CrashDisk
-from tests.storage.helpers import all_entries, batch, configuration_batch, opened
+from tests.storage.helpers import all_entries, batch, compact, configuration_batch, opened
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,8 @@ def test_flip_of_any_byte_is_refused_or_harmless(disk):
     refused = harmless = 0
     for name in disk.list_directory("d"):
         path = f"d/{name}"
-        for at in range(rng.randrange(13), len(data_of(disk, path)), 13):
+        step = 131 if name == layout.BASE else 13  # that one is nearly all zeros
+        for at in range(rng.randrange(13), len(data_of(disk, path)), step):
             damaged = copy_of(disk)
             data_of(damaged, path)[at] ^= 1 << rng.randrange(8)
             try:
@@ -185,3 +188,82 @@ def test_damage_in_a_sealed_segment_is_found_when_it_is_read(disk):
     with pytest.raises(LogDamaged, match="entries from 1 on"):
         storage.log.read(1, 1, 100)
     assert storage.log.read(storage.log.last_index, storage.log.last_index, 1)
+
+
+# The base
+
+
+def compacted_disk():
+    """A log that was compacted twice, so that segments are gone which both slots' older states would need."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    for index in range(1, 200, 10):
+        storage.log.append(batch(index, 10, size=100, term=index))
+    storage.log.sync()
+    compact(storage.log, 60)
+    compact(storage.log, 150)
+    return disk.after_crash((True,) * disk.pending_count()), storage.log.base
+
+
+def slots_of(disk):
+    data = data_of(disk, f"d/{layout.BASE}")
+    return sorted(range(2), key=lambda number: decode_slot(bytes(data[number * SLOT_BYTES :]))[0])
+
+
+def test_a_base_by_which_segments_were_removed_is_refused_when_its_slot_is_damaged():
+    """The older slot needs a segment that is gone: the log does not begin where it says."""
+    disk, _ = compacted_disk()
+    older, newer = slots_of(disk)
+    data_of(disk, f"d/{layout.BASE}")[newer * SLOT_BYTES + 40] ^= 1
+    with pytest.raises(LogDamaged, match="is missing; the log begins in it"):
+        opened("d", filesystem=disk)
+    disk, base = compacted_disk()
+    data_of(disk, f"d/{layout.BASE}")[older * SLOT_BYTES + 40] ^= 1
+    assert opened("d", filesystem=disk).log.base == base
+
+
+def test_both_slots_of_the_base_damaged_are_refused():
+    disk, _ = compacted_disk()
+    data = data_of(disk, f"d/{layout.BASE}")
+    data[:] = bytes(len(data))
+    with pytest.raises(LogDamaged, match="neither slot is valid"):
+        opened("d", filesystem=disk)
+
+
+def test_a_missing_base_is_refused_unless_the_log_never_gave_up_anything():
+    disk, _ = compacted_disk()
+    disk.remove(f"d/{layout.BASE}")
+    with pytest.raises(LogDamaged, match="where the log begins is not known"):
+        opened("d", filesystem=disk)
+    disk = CrashDisk()
+    opened("d", filesystem=disk).log.append(batch(1, 3))
+    disk.remove(f"d/{layout.BASE}")
+    log = opened("d", filesystem=disk).log
+    assert (log.base, log.last_index) == (NO_BASE, 3)
+    assert disk.exists(f"d/{layout.BASE}")
+
+
+def test_a_reset_whose_slot_is_damaged_is_refused():
+    """Else the log of before would go on with entries of after."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 10))
+    storage.log.sync()
+    disk.on_call = lambda call: states.append(disk.clone()) if call.startswith("remove") else None
+    states = []
+    storage.log.reset_to(LogBase(10, 7))
+    state = states[0]  # both logs are there
+    _, newer = slots_of(state)
+    data_of(state, f"d/{layout.BASE}")[newer * SLOT_BYTES + 40] ^= 1
+    with pytest.raises(LogDamaged):
+        opened("d", filesystem=state)
+
+
+def test_a_base_beyond_the_log_is_refused():
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 10))
+    storage.log.sync()
+    storage.log._base.save(BaseRecord(LogBase(11, 1), 1))
+    with pytest.raises(LogDamaged, match="begins after entry 11, but the segments hold 1-10"):
+        opened("d", filesystem=disk)

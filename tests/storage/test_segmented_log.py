@@ -14,6 +14,7 @@ from raftlog.consensus.entries import EntryBatch, Run
 from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
 from raftlog.exceptions import DiskFull, InvalidEntry, LogCompacted, LogTruncated, StorageFailed
+from raftlog.storage.inspect import open_for_reading
 from raftlog.storage.memory import MemoryLog
 from raftlog.testing.crash_disk import CrashDisk
 from tests.storage.helpers import all_entries, base_at, batch, compact, configuration_batch, opened
@@ -254,6 +255,97 @@ def test_removal_of_segments_that_a_crash_interrupted_is_finished():
     found = [opened("d", filesystem=state).log.first_index for state in states]
     assert found == [1, 1, *[first_index] * (len(found) - 2)]
     assert len({tuple(state.list_directory("d")) for state in states[2:]}) == 1
+
+
+def test_compaction_may_end_within_a_segment(tmp_path, storage):
+    log = storage.log
+    log.append(batch(1, 10, term=3))
+    log.append(configuration_batch(11, "c", term=4))
+    log.append(batch(12, 3, term=4))
+    base = base_at(log, 12)
+    log.compact_to(base)
+    for again in range(2):
+        assert (log.base, log.first_index, log.last_index) == (base, 13, 14)
+        assert (log.term_runs(), log.configuration_indices()) == ([TermRun(13, 4)], [])
+        assert len(all_entries(log)) == 2
+        with pytest.raises(LogCompacted):
+            log.read(12, 14, 10)
+        if not again:
+            storage.close()
+            storage = opened(tmp_path)
+            log = storage.log
+    log.compact_to(LogBase(3, 3))
+    assert log.base == base, "never back"
+    with pytest.raises(ValueError, match="not in the log"):
+        log.compact_to(LogBase(14, 9))
+    with pytest.raises(ValueError, match="not in the log"):
+        log.compact_to(LogBase(15, 4))
+    storage.close()
+
+
+def test_what_gives_room_is_told(storage):
+    log = storage.log
+    for index in range(1, 200, 10):
+        log.append(batch(index, 10, size=100))
+    point = log.compactable_to(100)
+    assert 50 < point <= 100
+    assert log.compactable_to(point - 1) < point
+    assert log.compactable_to(5) == 0
+    log.compact_to(base_at(log, point))
+    assert log.compactable_to(5) == point
+
+
+def test_a_full_disk_can_be_compacted():
+    """The base has its place from the beginning: what makes room needs none."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    for index in range(1, 200, 10):
+        storage.log.append(batch(index, 10, size=100))
+    storage.log.sync()
+    creates = []
+    disk.on_call = lambda call: creates.append(call) if call.startswith(("create", "truncate")) else None
+    compact(storage.log, 150)
+    assert storage.log.first_index > 100
+    assert creates == []
+
+
+def test_a_log_that_was_reset_begins_after_its_base(tmp_path, storage):
+    log = storage.log
+    for index in range(1, 200, 10):
+        log.append(batch(index, 10, size=100, term=3))
+    log.sync()
+    base = LogBase(250, 7, 5000)
+    log.reset_to(base)
+    assert (log.base, log.first_index, log.last_index, log.term_runs()) == (base, 251, 250, [])
+    assert sum(name.endswith(".segment") for name in os.listdir(tmp_path)) == 1
+    with pytest.raises(ValueError, match="does not follow term 7"):
+        log.append(batch(251, 1, term=6))
+    log.append(batch(251, 2, term=7))
+    log.sync()
+    storage.close()
+    storage = opened(tmp_path)
+    assert (storage.log.base, storage.log.term_runs()) == (base, [TermRun(251, 7)])
+    assert len(all_entries(storage.log)) == 2
+    storage.close()
+
+
+def test_a_reader_sees_the_log_before_or_after_a_reset():
+    """`raft log` beside a running node, at every call of the reset."""
+    disk = CrashDisk()
+    storage = opened("d", filesystem=disk)
+    storage.log.append(batch(1, 20))
+    storage.log.sync()
+    states = []
+    disk.on_call = lambda call: states.append(disk.clone())
+    storage.log.reset_to(LogBase(30, 2))
+    states.append(disk.clone())
+    seen = []
+    for state in states:
+        log = open_for_reading("d", state)
+        seen.append((log.base.index, log.last_index, len(all_entries(log))))
+    assert seen[0] == (0, 20, 20)
+    assert seen[-1] == (30, 30, 0)
+    assert set(seen) == {seen[0], seen[-1]}
 
 
 def test_full_disk_leaves_the_log_as_it_was_and_goes_on_later():
