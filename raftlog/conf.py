@@ -97,6 +97,15 @@ class Settings:
     backup_keep: int = 7
     # How often what was committed is archived; 0: never.
     archive_interval: float = 0.0
+    # How fast this node pulls an image of the database from a peer, at most.
+    snapshot_bytes_per_second: int = 32 * MIB
+    # The log is compacted where its files, its entries, or the age of its oldest entry are above one of these …
+    compact_log_bytes: int = 512 * MIB
+    compact_log_entries: int = 5_000_000
+    compact_log_age: float = 7 * 86_400
+    # … and keeps the newest entries: so many bytes and so many entries at least, for followers that were briefly away.
+    keep_log_bytes: int = 128 * MIB
+    keep_log_entries: int = 100_000
     # "database", or "log" for benchmarks of the log alone (internal).
     state_machine: str = "database"
     # For wss addresses: PEM files; `tls_ca` verifies the certificates of the peers (None: the system's roots).
@@ -172,6 +181,12 @@ SIMPLE_OPTIONS = (
     Option("BACKUP_INTERVAL", _NUMBER, 0.0, 0, 366 * 86_400, "seconds"),
     Option("BACKUP_KEEP", int, 7, 1, 100_000, "backups"),
     Option("ARCHIVE_INTERVAL", _NUMBER, 0.0, 0, 86_400, "seconds"),
+    Option("SNAPSHOT_BYTES_PER_SECOND", int, 32 * MIB, 64 * KIB, 16_384 * MIB, "bytes"),
+    Option("COMPACT_LOG_BYTES", int, 512 * MIB, 64 * KIB, 1 << 50, "bytes"),
+    Option("COMPACT_LOG_ENTRIES", int, 5_000_000, 1, 1 << 50, "entries"),
+    Option("COMPACT_LOG_AGE", _NUMBER, 7 * 86_400, 1, 100 * 366 * 86_400, "seconds"),
+    Option("KEEP_LOG_BYTES", int, 128 * MIB, 0, 1 << 50, "bytes"),
+    Option("KEEP_LOG_ENTRIES", int, 100_000, 0, 1 << 50, "entries"),
     Option("STATE_MACHINE", str, "database"),
     Option("TLS_CERTIFICATE", _PATH, None),
     Option("TLS_KEY", _PATH, None),
@@ -239,7 +254,7 @@ class _Reader:
         if self.problems:
             return None
         settings = Settings(**values)
-        for rule in (_check_names, _check_timing, _check_sizes, _check_tls, _check_backup):
+        for rule in (_check_names, _check_timing, _check_sizes, _check_compaction, _check_tls, _check_backup):
             rule(settings, self.problem)
         return settings
 
@@ -428,6 +443,16 @@ def _check_sizes(settings: Settings, report: Report) -> None:
             f"(MAX_TRANSACTION_BYTES {settings.max_transaction_bytes}, MAX_COMMAND_BYTES {settings.max_command_bytes})."
         )
         report("E004", "MAX_UNCOMMITTED_BYTES", message, "Raise it, or lower the others.")
+
+
+def _check_compaction(settings: Settings, report: Report) -> None:
+    for keep, kept, compact, limit in (
+        ("KEEP_LOG_BYTES", settings.keep_log_bytes, "COMPACT_LOG_BYTES", settings.compact_log_bytes),
+        ("KEEP_LOG_ENTRIES", settings.keep_log_entries, "COMPACT_LOG_ENTRIES", settings.compact_log_entries),
+    ):
+        if kept >= limit:
+            message = f"RAFTLOG[{keep!r}] is {kept}, not below {compact} ({limit}): the log could not be compacted."
+            report("E004", keep, message, f"Lower it, or raise {compact}.")
 
 
 def _check_tls(settings: Settings, report: Report) -> None:

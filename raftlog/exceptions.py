@@ -202,6 +202,10 @@ class UnknownEntry(ApplyStopped):
     """This node's code knows no such command, version, argument or kind of entry; newer code may."""
 
 
+class DatabaseLost(ApplyStopped):
+    """The database lacks entries that neither the log nor any other member has; the text says what to do."""
+
+
 class DatabaseReplaced(ApplyStopped):
     """The database was deleted, renamed or replaced, or set back, under a process that has it open.
 

@@ -53,7 +53,7 @@ from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
 from raftlog.runtime.scrubber import Scrubber
 from raftlog.runtime.server import RaftServer
-from raftlog.snapshots.healing import Healing
+from raftlog.snapshots.assembly import Snapshots
 from raftlog.storage import Storage, open_storage
 from raftlog.storage.members import MemberCommands, load_members, save_members
 from raftlog.storage.verify import Finding
@@ -97,6 +97,7 @@ class Node:
         self.describe: Callable[[int], LogBase]
         self._keeps_backups = keeps_backups
         self._keeper: Keeper | None = None
+        self.snapshots: Snapshots | None = None
         self._requests = PeerRequests(self._address_of, settings.secret_keys, settings.cluster, self._client_tls)
         self._machine = state_machine
         self._channel_factory = channel_factory
@@ -161,6 +162,9 @@ class Node:
                 helper.ask_to_stop()
         if self.digests is not None:
             self.digests.stop()
+        if self.snapshots is not None:
+            self.snapshots.ask_to_stop()
+            self._requests.close()  # so that nobody waits for an answer
         unfinished = self.service.stop(timeout)
         for helper in (self.scrubber, self._keeper):
             if helper is not None:
@@ -202,6 +206,9 @@ class Node:
             kept = self._keeper.status()
             status["warnings"] += kept.pop("warnings")
             status |= kept
+        if self.snapshots is not None:
+            status["snapshots"] = self.snapshots.status()
+            status["warnings"] += filter(None, [self.snapshots.puller.words()])
         return {
             **status,
             "cluster": self.settings.cluster,
@@ -216,7 +223,8 @@ class Node:
         describe = {DESCRIBE_ENTRY: lambda arguments: msgspec.to_builtins(self.describe(int(arguments["index"])))}
         if self.comparison is None or self.digests is None:
             return describe
-        return describe | self.comparison.answers() | self.digests.requests()
+        images = self.snapshots.requests() if self.snapshots is not None else {}
+        return describe | self.comparison.answers() | self.digests.requests() | images
 
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
@@ -264,7 +272,6 @@ class Node:
             rng=rng,
             on_event=self._events.put,
             on_applied=self._pin_cluster_id,
-            care=Healing(database, raft, storage) if database is not None else None,
         )
         self.describe = describer(service.state, storage.log)
         if self._keeps_backups:
@@ -279,6 +286,9 @@ class Node:
             self.digests = Digests(
                 self.comparison.open_reader, service.state.pins, database.watch, lambda: service.state.withdrawn
             )
+            self.snapshots = Snapshots(settings, storage, service, database, self._requests.ask)
+            if self._keeper is not None:
+                self.snapshots.compactor.floors.append(self._keeper.log_must_keep_after)
         return service
 
     def _has_diverged(self, divergence: Divergence) -> None:

@@ -99,7 +99,7 @@ class DatabaseStateMachine:
         # Called with what this node's code cannot apply; then apply() waits until the node stops. None: it raises.
         self.on_unknown_entry: Callable[[str, type[NotProposed]], None] | None = None
         self._commands = commands
-        self._sessions = Sessions()
+        self.sessions = Sessions()
         self._database: ApplyConnection | None = None
         self._stopping = threading.Event()
         # A run whose commit began and of which no answer has come: the database knows.
@@ -119,7 +119,7 @@ class DatabaseStateMachine:
             ensure_tables(self.alias)
             applied, diverged = read_applied(connection), read_diverged(connection)
             with connection.cursor() as cursor:
-                self._sessions.load(cursor)
+                self.sessions.load(cursor)
         if not was_open:
             connection.close()
         return applied, diverged
@@ -246,7 +246,7 @@ class DatabaseStateMachine:
         return run
 
     def _transact(self, database: ApplyConnection, part: EntryBatch, mode: Mode, verdict: IntegrityError | None) -> Run:
-        run = Run(self._sessions, self._applied)
+        run = Run(self.sessions, self._applied)
         try:
             with database.transaction(part.payloads[0] if mode is Mode.ALONE else b""):
                 if mode is not Mode.ALONE and not database.guard.can_batch:
@@ -398,7 +398,7 @@ class DatabaseStateMachine:
     def _finish(self, run: Run) -> None:
         """The transaction of `run` is in the database."""
         self._committing = None
-        self._sessions.take(run.stage)
+        self.sessions.take(run.stage)
         self._applied = run.applied
         self.watch.history.extend(run.links, run.applied.index)
         if not self.healthy:

@@ -16,7 +16,7 @@ import msgspec
 
 from raftlog.consensus.entries import ClientHeader
 from raftlog.replication.failures import REFUSED_OTHERWISE, SESSION_EXPIRED
-from raftlog.runtime.ports import APPLIED, REFUSED
+from raftlog.runtime.ports import APPLIED, REFUSED, Outcome
 
 SESSION_TTL: Final = 24 * 3600 * 1_000_000  # microseconds of log time without an entry, after which a session expires
 MAX_SESSIONS: Final = 16_384  # one more, and the one that was idle for longest is forgotten
@@ -89,6 +89,19 @@ class Sessions:
         for session_id, sequence, status, index, result in cursor.fetchall():
             committed[bytes(session_id)].results[sequence] = Result(status, index, bytes(result))
         self.committed = committed
+
+    def outcomes(self, keys: list[bytes]) -> list[Outcome]:
+        """How the entries ended of those of these proposals that were applied (an image may have brought them)."""
+        found = []
+        for key in keys:
+            session = self.committed.get(key[:16])
+            if session is not None:
+                sequence = int.from_bytes(key[16:], "big")
+                is_open = sequence == 0 and Result(APPLIED, session.opened_index, NONE_RESULT)
+                result = is_open or session.results.get(sequence)
+                if result is not None:
+                    found.append(Outcome(key, *result))
+        return found
 
     def take(self, stage: Stage) -> None:
         """The transaction of `stage` is committed."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from raftlog.consensus.entries import EntryBatch
 from raftlog.exceptions import ApplyStopped, DatabaseReplaced
+from raftlog.runtime import snapshots
 from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.runtime.ports import MachineCare, Outcome, StateMachine
 
@@ -87,14 +88,18 @@ class _Applying:
         if self._is_behind and self._has_caught_up():
             self._is_behind = False
             self._care.caught_up()
+        if self._care.has_image:
+            self._install()
         with state.monitor:
             first_index = state.raft.last_applied + 1
             last_index = min(state.raft.commit_index, state.raft.log.stable_index)
             if state.stopping:
                 self.goes_on = False
                 return
-            if last_index < first_index:
-                now_doing("waiting for committed entries")
+            if self._care.has_image:
+                return
+            if last_index < first_index or state.raft.lacks_database:
+                now_doing("waiting for an image" if state.raft.lacks_database else "waiting for committed entries")
                 state.apply_work.wait_until(self._look_at)
                 return
             # A bound on time: callers of the first entries wait for the whole batch.
@@ -109,6 +114,16 @@ class _Applying:
         self._on_applied(batch.last_index)
         state.applied(batch.last_index, outcomes)
         state.pins.applied(batch)
+
+    def _install(self) -> None:
+        """Monitor: takes it."""
+        self._now_doing("installing an image")
+        with self._state.monitor:
+            keys = self._state.proposals.waiting_keys()
+        index, outcomes = self._care.install(keys)
+        if index:
+            self._on_applied(index)
+            snapshots.installed(self._state, index, outcomes)
 
     def _has_caught_up(self) -> bool:
         with self._state.monitor:

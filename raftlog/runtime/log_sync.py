@@ -19,6 +19,9 @@ def log_sync_main(state: ConsensusState, now_doing: Callable[[str], None]) -> No
     """Write what is unsynced until the node stops. Monitor: takes it. Raises StorageFailed, which ends the node."""
     while True:
         with state.monitor:
+            if state.log_writer_busy or state.log_writer_wanted:  # the log is being compacted, or is about to be
+                state.log_writer_idle.wait_until(float("inf"))
+                continue
             now = state.monitor.monotonic()
             work = state.begin_log_write(now)
             if work is None:

@@ -35,9 +35,11 @@ class LogWriter:
         # it is written before anything that take_unstable() gives later, a truncation included.
         self.disk_full = ""
         self.unwritten: UnstableEntries | None = None
-        # True while the log-sync thread writes outside the monitor.
-        # Invariant: nobody calls log_store.append, sync or truncate_from meanwhile.
+        # True while the log-sync thread writes outside the monitor, or the log is compacted (snapshots.py).
+        # Invariant: nobody else writes or compacts the log meanwhile.
         self.log_writer_busy = False
+        # True while who compacts waits for the log-sync thread, which lets it go first.
+        self.log_writer_wanted = False
         self.log_writer_idle = monitor.condition()
         # Since when it has been writing, inf: it is not; and what is said of it once that has taken an election timeout
         # ("": it has not).

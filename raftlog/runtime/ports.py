@@ -130,6 +130,18 @@ class MachineCare(Protocol):
         """For the first time since the start, or since recover(), all that is known to be committed is applied."""
         ...
 
+    @property
+    def has_image(self) -> bool:
+        """Whether an image waits to be installed: its entries are durable, or stand before this node's log."""
+        ...
+
+    def install(self, keys: list[bytes]) -> tuple[int, list[Outcome]]:
+        """Make the database what the image holds: (index where it stands now, outcomes known of proposals `keys`).
+
+        (0, []): it could not be, and whoever brought it was told.
+        """
+        ...
+
 
 class NoCare:
     """For a state machine without a database."""
@@ -142,6 +154,11 @@ class NoCare:
 
     def caught_up(self) -> None:
         """Nobody waits for it."""
+
+    has_image = False
+
+    def install(self, keys: list[bytes]) -> tuple[int, list[Outcome]]:
+        return 0, []
 
 
 class PeerChannel(Protocol):

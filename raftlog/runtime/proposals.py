@@ -93,6 +93,10 @@ class Proposals:
     def __len__(self) -> int:
         return len(self._waiters)
 
+    def waiting_keys(self) -> list[bytes]:
+        """Of all proposals that have no outcome yet."""
+        return list(self._waiters)
+
     # From callers
 
     def submit(

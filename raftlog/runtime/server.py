@@ -57,7 +57,6 @@ class RaftServer:
         rng: random.Random,
         on_event: Callable[[Event], None] = lambda event: None,
         on_applied: Callable[[int], None] = lambda index: None,
-        care: MachineCare | None = None,
     ) -> None:
         self.state = ConsensusState(
             raft,
@@ -75,7 +74,8 @@ class RaftServer:
         self.failed_by: BaseException | None = None
         self._machine = machine
         self._on_applied = on_applied
-        self._care = care or NoCare()
+        # Another one may be put in its place before start().
+        self.care: MachineCare = NoCare()
         self._election_timeout = election_timeout
         self._max_payload_bytes = max_payload_bytes
         self._service = Service(self.state)
@@ -95,12 +95,15 @@ class RaftServer:
             threads.append(thread)
 
         add("log-sync", partial(log_sync_main, self.state))
-        add("apply", partial(state_machine_main, self.state, self._machine, self._on_applied, self._care))
+        add("apply", self._apply_main)
         add("election-timer", partial(election_timer_main, self.state))
         add("step-down-timer", partial(step_down_timer_main, self.state))
         for number in range(SERVICE_THREADS):
             add(f"service-{number}", self._service.main)
         return threads
+
+    def _apply_main(self, now_doing: Callable[[str], None]) -> None:
+        state_machine_main(self.state, self._machine, self._on_applied, self.care, now_doing)
 
     def start(self) -> None:
         for thread in self.threads:

@@ -61,6 +61,11 @@ def node_status(
             problems.append(state.withdrawn)
         if not raft.leader_id:
             problems.append("no leader is known")
+        if raft.lacks_database:
+            problems.append(
+                f"the database has applied entry {raft.last_applied}, and the log begins after entry "
+                f"{raft.log.base.index}: an image is needed"
+            )
     last_error = getattr(machine, "last_error", "")
     if last_error:
         problems.append(f"apply: {last_error}")

@@ -1,45 +1,121 @@
 """A node whose database was deleted, replaced or set back goes on: from what is there now, and what its log has.
 
-What the log does not have any more is pulled from a peer (pull.py). Meanwhile application processes are told so when
-they connect (backends/sqlite3/file.py).
-
-Thread-safety: the state-machine thread calls everything here.
+What the log does not have any more is pulled from a peer (pulling.py), and installed here. Meanwhile application
+processes are told so when they connect (backends/sqlite3/file.py).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
 
 from raftlog.consensus.raft import Raft
-from raftlog.exceptions import DatabaseReplaced
-from raftlog.replication.apply import DatabaseStateMachine
-from raftlog.replication.position import check_position
-from raftlog.storage import Storage
+from raftlog.exceptions import DatabaseLost, DatabaseReplaced, ImageError
+from raftlog.replication.images import ImageHeader
+from raftlog.replication.sessions import Sessions
+from raftlog.runtime.ports import Outcome
 
-logger = logging.getLogger("raftlog.apply")
+logger = logging.getLogger("raftlog.snapshots")
+
+
+class HealedMachine(Protocol):
+    """The half of a state machine that goes over to another database. Used by the state-machine thread."""
+
+    last_error: str
+
+    @property
+    def last_applied(self) -> int: ...
+
+    def look_around(self) -> None: ...
+
+    def reopen(self) -> None: ...
+
+    def caught_up(self) -> None: ...
+
+    def install(self, path: str | Path, **keywords: Any) -> ImageHeader: ...
+
+    @property
+    def sessions(self) -> Sessions: ...
+
+
+class Waiting:
+    """An image on its way from the thread that pulled it to the state-machine thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.progress = (0, 0)
+        self.is_over = threading.Event()
+        # Why it could not be installed; "": it was.
+        self.failure = ""
 
 
 class Healing:
-    """Implements runtime.ports.MachineCare over a database."""
+    """Implements runtime.ports.MachineCare. The state-machine thread calls everything but offer()."""
 
-    def __init__(self, machine: DatabaseStateMachine, raft: Raft, storage: Storage) -> None:
+    def __init__(self, machine: HealedMachine, raft: Raft, check_position: Callable[[], None]) -> None:
         self._machine = machine
         self._raft = raft
-        self._storage = storage
+        self._check_position = check_position
+        self._image: Waiting | None = None
+
+    def offer(self, path: Path) -> Waiting:
+        """The log goes on after this image: let it be installed. Any thread; wake the state-machine thread after it."""
+        self._image = Waiting(path)
+        return self._image
 
     def look_around(self) -> None:
         self._machine.look_around()
 
     def recover(self, error: DatabaseReplaced) -> int:
-        """See ports.MachineCare. Raises ApplyStopped, IdentityMismatch where the database is of another cluster."""
+        """See ports.MachineCare. Raises DatabaseLost, ApplyStopped; IdentityMismatch: it is another cluster's."""
         machine, before = self._machine, self._machine.last_applied
         machine.reopen()
-        check_position(machine, self._raft.log, self._storage.metadata.cluster_id)
+        self._check_position()
+        refuse_lost(self._raft, machine.last_applied)
         logger.warning(
             "%s: the database had applied entry %d, and the one that is there now %d; it is brought up to date (%s)",
             *(self._raft.node_id, before, machine.last_applied, error),
         )
-        return machine.last_applied
+        return min(machine.last_applied, self._raft.log.last_index)  # a log that recovers may be behind
 
     def caught_up(self) -> None:
         self._machine.caught_up()
+
+    @property
+    def has_image(self) -> bool:
+        return self._image is not None
+
+    def install(self, keys: list[bytes]) -> tuple[int, list[Outcome]]:
+        image, self._image = self._image, None
+        if image is None:
+            return 0, []
+
+        def told(done: int, total: int) -> None:
+            image.progress = (done, total)
+
+        try:
+            header = self._machine.install(image.path, on_progress=told)
+        except (ImageError, OSError) as error:
+            logger.error("%s: the image could not be installed: %s", self._raft.node_id, error)
+            image.failure = str(error)
+            return 0, []
+        finally:
+            image.is_over.set()
+        logger.warning(
+            "%s: the database is now an image at entry %d, with %d rows",
+            *(self._raft.node_id, header.index, header.total_rows),
+        )
+        return header.index, self._machine.sessions.outcomes(keys)
+
+
+def refuse_lost(raft: Raft, last_applied: int) -> None:
+    """Raises DatabaseLost where nobody has what the database lacks: neither this log nor another member."""
+    if last_applied < raft.log.base.index and set(raft.configuration.servers) <= {raft.node_id}:
+        raise DatabaseLost(
+            f"the database has applied entry {last_applied}, the log begins after entry {raft.log.base.index}, and "
+            "there is no other member that has what lies between. Put back the database that belongs to this log, or a "
+            "newer copy of it; or make a new cluster out of a backup: manage.py raft restore"
+        )

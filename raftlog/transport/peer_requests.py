@@ -33,7 +33,7 @@ class PeerRequests:
         self._lock = threading.Lock()
         self._clients: dict[str, NodeClient] = {}
 
-    def ask(self, peer: str, name: str, arguments: dict[str, Any]) -> Any:
+    def ask(self, peer: str, name: str, arguments: dict[str, Any], timeout: float = REQUEST_TIMEOUT) -> Any:
         """Raises NodeUnavailable, RequestFailed, TransportError."""
         address = self._address_of(peer)
         with self._lock:
@@ -46,7 +46,7 @@ class PeerRequests:
                     ssl_context=self._ssl_context(),
                     connect_timeout=CONNECT_TIMEOUT,
                 )
-        return client.request(name, arguments, timeout=REQUEST_TIMEOUT)
+        return client.request(name, arguments, timeout=timeout)
 
     def close(self) -> None:
         with self._lock:

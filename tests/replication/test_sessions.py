@@ -165,7 +165,7 @@ def test_the_tables_say_the_same_as_the_memory(database):
         assert known(again) == known(machine)
         newcomer = client_payload(OPEN_SESSION, at.to_bytes(16, "big"), 0, 0, b"")
         machine.apply(batch([newcomer], machine.last_applied + 1, log_time=at))
-    assert SESSION not in machine._sessions.committed
+    assert SESSION not in machine.sessions.committed
     assert not dump()["raftlog_sessionresult"]
     assert Item.objects.get().stock == 44
 
@@ -173,7 +173,7 @@ def test_the_tables_say_the_same_as_the_memory(database):
 def known(machine):
     return {
         key: (s.opened_index, s.last_log_time, s.acknowledged_below, s.results)
-        for key, s in machine._sessions.committed.items()
+        for key, s in machine.sessions.committed.items()
     }
 
 

@@ -44,6 +44,8 @@ class Vendor(Protocol):
 
     def make_durable(self, alias: str) -> int: ...
 
+    def estimated_bytes(self, alias: str) -> int: ...
+
 
 # Modules, imported when they are needed: psycopg need not be installed.
 VENDORS: Final = {
@@ -157,6 +159,11 @@ def check_installable(alias: str, path: Path, header: ImageHeader) -> None:
 def make_durable(alias: str) -> int:
     """Make what `DATABASES[alias]` has applied safe from a power cut, and say up to which index. Any thread."""
     return _vendor(alias).make_durable(alias)
+
+
+def estimated_bytes(alias: str) -> int:
+    """About how large an image of `DATABASES[alias]` is. Any thread. Raises ImageError, OSError."""
+    return _vendor(alias).estimated_bytes(alias)
 
 
 def _vendor(alias: str) -> Vendor:

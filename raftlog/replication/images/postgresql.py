@@ -141,6 +141,12 @@ def make_durable(alias: str) -> int:
 # What is there before
 
 
+def estimated_bytes(alias: str) -> int:
+    """The database with its indexes, of which the archive has none, and which it compresses."""
+    with _errors(f"DATABASES[{alias!r}] does not say how large it is"), _connected(alias) as connection:
+        return int(connection.execute("SELECT pg_database_size(current_database())").fetchall()[0][0])
+
+
 def _put_aside(connection: psycopg.Connection[Any]) -> tuple[set[str], list[str]]:
     """Give the project's schemas other names. Returns the schemas that are there again already, and the other names."""
     names = [name for (name,) in connection.execute(_SCHEMAS).fetchall()]

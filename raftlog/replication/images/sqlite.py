@@ -101,6 +101,13 @@ def make_durable(alias: str) -> int:
         return int(index)
 
 
+def estimated_bytes(alias: str) -> int:
+    """The database file may be smaller than what is in its WAL."""
+    name = _name(alias)
+    files = [Path(f"{name}{suffix}") for suffix in ("", "-wal")] if not name.startswith("file:") else []
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
 def read_position(connection: sqlite3.Connection, name: str) -> Position:
     """Raises ImageError where raftlog's tables are not there."""
     try:
