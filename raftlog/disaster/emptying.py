@@ -35,17 +35,29 @@ def set_aside(settings: Settings, note: Callable[[str], None]) -> None:
     The folder goes first: a node that finds a database without a log waits to be healed, one that finds a log without a
     database builds it again. Raises DirectoryInUse, OSError, and what the database raises.
     """
-    stamp = datetime.fromtimestamp(clock.wall_microseconds() / 1e6, UTC).strftime("%Y%m%d-%H%M%S")
-    folder = settings.data_dir.absolute()
-    if folder.exists():
-        lock = RealFileSystem().lock(f"{folder}/{LOCK}")
-        try:
-            note(_move(folder, stamp))
-        finally:
-            lock.release()
+    stamp = now_stamp()
+    for text in move_folder(settings, stamp):
+        note(text)
     if settings.state_machine == "database":
         for text in empty_database(settings.database, stamp):
             note(text)
+
+
+def now_stamp() -> str:
+    """For the names of what is set aside."""
+    return datetime.fromtimestamp(clock.wall_microseconds() / 1e6, UTC).strftime("%Y%m%d-%H%M%S")
+
+
+def move_folder(settings: Settings, stamp: str) -> list[str]:
+    """Set DATA_DIR aside, if there is one. Returns what was done, in words. Raises DirectoryInUse, OSError."""
+    folder = settings.data_dir.absolute()
+    if not folder.exists():
+        return []
+    lock = RealFileSystem().lock(f"{folder}/{LOCK}")
+    try:
+        return [_move(folder, stamp)]
+    finally:
+        lock.release()
 
 
 def empty_database(alias: str, stamp: str) -> list[str]:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.processes
 
 TIMEOUT = 60
 DELETE = "from raftlog.testing.bench_site.models import Row; Row.objects.all().delete()"
+CREATE = "Row.objects.create(id=1, value='stock')"
 
 
 class Writer:
@@ -70,6 +71,7 @@ def test_a_lost_majority_and_a_mistaken_delete(cluster):
     cluster.wait_all_applied(TIMEOUT)
     two_of_three_hosts_are_gone_for_good(cluster, a, c)
     restored_to_the_second_before_a_delete(cluster, a)
+    out_of_the_cluster_and_into_another(cluster, a)
 
 
 def two_of_three_hosts_are_gone_for_good(cluster, a, c):
@@ -131,6 +133,24 @@ def restored_to_the_second_before_a_delete(cluster, a):
     assert rows(a) == ["five", "four", "one", "six", "three", "two"]
     Writer(a).write("seven")
     assert rows(a) == ["five", "four", "one", "seven", "six", "three", "two"]
+
+
+def out_of_the_cluster_and_into_another(cluster, a):
+    """Its database becomes a stock one, and that the first state of a new cluster."""
+    known, former = rows(a), a.status()["cluster_id"]
+    a.stop()
+    (told,) = follow("leave", cluster)
+    assert "django.db.backends.sqlite3" in told
+    assert rows(a) == known
+    a.environment["RAFTLOG_BENCH_ENGINE"] = "django.db.backends.sqlite3"
+    a.manage("shell", "-v", "0", "-c", f"{DELETE}; {CREATE}")
+    del a.environment["RAFTLOG_BENCH_ENGINE"]
+    adopted, _ = follow("adopt", cluster)
+    assert "a is the cluster" in adopted
+    cluster.wait_for(lambda found: (found["a"] or {}).get("role") == "leader", TIMEOUT, "a leads alone")
+    Writer(a).write("replicated")
+    assert rows(a) == ["replicated", "stock"]
+    assert a.status()["cluster_id"] != former
 
 
 def an_old_member_is_refused(cluster, a, c):
