@@ -106,6 +106,9 @@ def restored_to_the_second_before_a_delete(cluster, a):
     assert "rows in" in made
     assert "image-0000" in listed
     assert "whole:" in verified
+    made, shown = follow("snapshot", cluster, {"/backup/now.image": str(a.database.with_name("now.image"))})
+    assert "rows/s)" in made
+    assert "bench_row" in shown
     writer = Writer(a)
     writer.write("five", "six")
     before = datetime.now(UTC) + timedelta(seconds=1)
