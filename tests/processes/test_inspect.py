@@ -98,13 +98,15 @@ def test_a_row_edited_by_hand_is_found_by_digest_and_healed_by_repair(cluster):
         lambda found: bool(found[victim.node_id] and found[victim.node_id]["divergence"]), BOUND, "it knows by itself"
     )
     assert victim.stop(timeout=60) == 0
-    ok, [repaired] = raft(victim, "repair", "--database", "--noinput", "--json")
+    ok, [repaired] = raft(victim, "repair", "--database", "--from-peers", "--noinput", "--json")
     assert ok
-    assert "this node's log" in repaired["source"]
+    assert "an image of" in repaired["source"]
     victim.start()
+    cluster.wait_for(lambda found: bool((found[victim.node_id] or {}).get("last_applied")), BOUND, "it has an image")
     cluster.wait_all_applied(timeout=BOUND)
+    assert victim.status(timeout=10)["first_index"] > 1  # not from its own log
     ok, [healed] = raft(victim, "digest", "--json")
     assert ok, healed
     assert (healed["alike"], healed["tables"][TABLE]) == (["a", "b", "c"], alike["tables"][TABLE])
-    with contextlib.closing(sqlite3.connect(repaired["kept"])) as raw:
+    with contextlib.closing(sqlite3.connect(repaired["kept"].removeprefix("the old database is "))) as raw:
         assert raw.execute(f"SELECT stock FROM {TABLE} WHERE name = 'screw'").fetchone() == (77,)

@@ -86,6 +86,23 @@ def lacks(status):
     return {node_id: member["lacks"] for node_id, member in status["members"].items() if member["lacks"]}
 
 
+def assert_waits_for_newer_code(cluster, node):
+    """Taken back too early, a node stands still before an entry that it does not know, and skips nothing."""
+    assert node.stop(timeout=60) == 0
+    other = next(each for each in cluster if each.is_running)
+    shell(other, "describe.propose(name='new', note='told again')")
+    install(node, "v1")
+    node.start()
+    statuses = cluster.wait_for(
+        lambda found: "which this node does not know" in str((found[node.node_id] or {}).get("problems")),
+        BOUND,
+        f"{node.node_id} says which entry it cannot apply",
+    )
+    assert "'upgraded_shop.describe' version 1" in str(statuses[node.node_id]["problems"])
+    assert statuses[node.node_id]["role"] == "follower"
+    change_code(cluster, node, "v2")
+
+
 def test_three_nodes_are_upgraded_and_downgraded_under_load_and_nothing_is_lost(cluster):
     a, b, c = cluster
     with load_on([a, b]) as reports:
@@ -109,10 +126,10 @@ def test_three_nodes_are_upgraded_and_downgraded_under_load_and_nothing_is_lost(
         change_code(cluster, b, "v2")
         cluster.wait_for(lambda found: not any(map(lacks, found.values())), BOUND, "all know that all are upgraded")
         assert shell(c, "add.propose(name='new', stock=7); print(describe.propose(name='new', note='told'))") == "1"
+        assert_waits_for_newer_code(cluster, c)
         # Back again: first nobody proposes the new commands any more, and all have applied them.
         for node in cluster:
             change_code(cluster, node, "v1")
-        assert shell(a, "print(add.propose(name='old again') > 0)") == "True"
     print([len(report["acknowledged"]) for report in reports], [report["retries"] for report in reports])
     assert [report["errors"] for report in reports] == [[], []]
     cluster.wait_all_applied(timeout=BOUND)
@@ -123,4 +140,4 @@ def test_three_nodes_are_upgraded_and_downgraded_under_load_and_nothing_is_lost(
     for report in reports:
         assert len(report["acknowledged"]) > 20
         assert set(report["acknowledged"]) <= set(names)
-    assert [row[1:] for row in found[0] if row[1] == "new"] == [("new", 7, "told")]
+    assert [row[1:] for row in found[0] if row[1] == "new"] == [("new", 7, "told again")]

@@ -2,7 +2,10 @@
 
 import threading
 
+import msgspec
+
 from raftlog.consensus.state import Role
+from raftlog.exceptions import NodeCannotApply
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, UNKNOWN
 from tests.runtime.cluster import Cluster
 
@@ -18,10 +21,12 @@ def test_a_leader_that_withdraws_hands_leadership_over_and_refuses():
         leader = cluster.leader()
         server = cluster.servers[leader]
         cluster.propose(leader, cluster.payloads(3))
-        server.withdraw(REASON)
+        server.withdraw(REASON, NodeCannotApply)
         assert server.state.raft.role is not Role.LEADER
         assert reads(server) == (0, REASON)
-        assert [outcome.status for outcome in cluster.propose(leader, cluster.payloads())] == [NOT_PROPOSED]
+        [outcome] = cluster.propose(leader, cluster.payloads())
+        assert outcome.status == NOT_PROPOSED
+        assert msgspec.msgpack.decode(outcome.result) == [NodeCannotApply.__name__, REASON]
         others = [node_id for node_id in cluster.ids if node_id != leader]
         for other in others:
             assert [outcome.status for outcome in cluster.propose(other, cluster.payloads())] == [APPLIED]

@@ -26,14 +26,16 @@ Since it may have acknowledged what it lost, it neither votes nor is counted unt
 has lost cannot be repaired like this.
 
 A database: for a node that `raft status` or `raft digest` says differs. Stop the application of this host, too. The
-node makes its database anew from its own log, which is checked before, or from an image of a healthy peer. The old
-database is kept beside the new one.
+node makes its database anew from its own log, which is checked before, or from an image of a healthy peer. An SQLite
+file is kept beside the new one; tables of PostgreSQL are dropped. Where the cause is a command that would do it again
+when the log is applied again, say --from-peers.
 
 examples:
   manage.py raft repair                     is the log damaged, and what would be done
   manage.py raft repair --execute           asks, then does it; then `raft run`
   manage.py raft repair --execute --noinput --json
   manage.py raft repair --database
+  manage.py raft repair --database --from-peers
 
 exit codes:
   0  nothing is damaged, or it is done: start the node
@@ -44,6 +46,9 @@ exit codes:
     def add_arguments(self, parser: CommandParser) -> None:
         what = parser.add_mutually_exclusive_group()
         what.add_argument("--database", action="store_true", help="make the database anew")
+        parser.add_argument(
+            "--from-peers", action="store_true", help="the database's rows: from a peer, not the own log"
+        )
         what.add_argument("--execute", action="store_true", help="mend the log, after asking")
         parser.add_argument(
             "--noinput", "--yes", action="store_true", dest="noinput", help="do not ask before it is done"
@@ -54,7 +59,7 @@ exit codes:
         settings = read_settings()
         if not options["database"]:
             return repair_log(settings, options, output)
-        output.result(repair_database(settings, output, noinput=options["noinput"]))
+        output.result(repair_database(settings, output, from_peers=options["from_peers"], noinput=options["noinput"]))
         return 0
 
 

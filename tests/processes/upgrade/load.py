@@ -13,7 +13,7 @@ from raftlog.exceptions import NotProposed, OutcomeUnknown
 from raftlog.runtime import clock
 
 TIMEOUT = 30.0  # seconds
-PACE = 0.03  # seconds between two writes of a thread: the nodes need the processors to start
+PACE = 0.25  # seconds between two writes of a thread: the nodes need the processors to start
 
 
 class Load:
