@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import COMMAND, client_payload
-from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
 from raftlog.runtime import clock
+from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.server import RaftServer
 from raftlog.storage.memory import MemoryHardState, MemoryLog
@@ -60,7 +60,11 @@ class Cluster:
             died = [server.failure for server in self.servers.values() if server.failure]
             assert not died, died
 
+    def make_machine(self, node_id):
+        return RecordingMachine()
+
     def make(self, node_id):
+        self.machines[node_id] = self.make_machine(node_id)
         members = Configuration("", {name: Server("") for name in self.ids}, tuple(self.ids))
         raft = Raft(
             node_id=node_id,
@@ -68,14 +72,14 @@ class Cluster:
             settings=RaftSettings(
                 election_timeout=ELECTION_TIMEOUT, heartbeat_interval=ELECTION_TIMEOUT / 5, commit_delay=0.005
             ),
-            log=RaftLog(),
+            log=load_log(self.log_stores[node_id]),
             hard_state=self.hard_states[node_id].load(),
             rng=random.Random(node_id),
             now=clock.monotonic(),
             first_members=members,
             new_cluster_id="c" * 32,
+            last_applied=self.machines[node_id].last_applied,
         )
-        self.machines[node_id] = RecordingMachine()
         self.servers[node_id] = RaftServer(
             raft,
             self.log_stores[node_id],
