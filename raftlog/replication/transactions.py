@@ -14,7 +14,6 @@ Thread-safety: one thread at a time, as its connection.
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
@@ -33,6 +32,7 @@ from raftlog.replication.certify import (
     VerdictKind,
     check_unchanged_since,
 )
+from raftlog.replication.ddl import rewritten_tables
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number, scan, scan_table
 from raftlog.replication.running_hash import encode_differences
 from raftlog.replication.shapes import Schema, TableShape, quoted
@@ -58,7 +58,6 @@ from raftlog.replication.written_values import WrittenValues
 
 SQLITE_DBCONFIG_ENABLE_TRIGGER: Final = 1003  # the sqlite3 module names it since Python 3.12
 _LAST_KEY: Final = 2**63 - 1
-_COPY: Final = re.compile(r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+"?(\w+)"?', re.IGNORECASE)
 _UNIQUE_ERRORS: Final = frozenset(
     {"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"}
 )
@@ -449,10 +448,12 @@ class TransactionEntry:
         """
         self.schema.refresh()
         after = self.schema.definitions()
-        written = {match.group(1) for step in self.write_set.steps if (match := _written_by(step))}
-        names = self.schema.table_names()
-        for name in sorted(before.keys() | after.keys() | (written & set(names))):
-            if before.get(name) == after.get(name) and name not in written:
+        rewritten = rewritten_tables(step.sql for step in self.write_set.steps if isinstance(step, Statement))
+        names = set(self.schema.table_names())
+        # A table that the entry itself made, filled, and renamed or dropped is in none of the definitions.
+        for name in sorted(before.keys() | after.keys() | self.differences.keys()):
+            is_known = name in after or name not in self.differences
+            if is_known and before.get(name) == after.get(name) and name.lower() not in rewritten:
                 continue
             self.counted[name] = fingerprint = EMPTY
             if name in names:
@@ -493,8 +494,3 @@ class TransactionEntry:
                 if written & both:
                     met |= both
         return met
-
-
-def _written_by(step: Step) -> re.Match[str] | None:
-    """The table into which a statement of a schema entry copies rows."""
-    return _COPY.match(step.sql) if isinstance(step, Statement) else None

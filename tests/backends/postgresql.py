@@ -90,10 +90,10 @@ class Replica:
     def assert_fingerprints(self) -> None:
         schema = self.applier.schema
         schema.forget()
-        kept = self.applier.marks.tables()
-        for name in schema.table_names():
-            marks = kept.get(name)
-            assert (marks.fingerprint if marks else bytes(16)) == self.applier.scan_table(schema.table(name)), name
+        kept = {name: marks.fingerprint for name, marks in self.applier.marks.tables().items()}
+        scanned = {name: self.applier.scan_table(schema.table(name)) for name in schema.table_names()}
+        for name in kept.keys() | scanned.keys():  # also of tables that are gone
+            assert kept.get(name, bytes(16)) == scanned.get(name, bytes(16)), name
 
     def close(self) -> None:
         self.connection.close()

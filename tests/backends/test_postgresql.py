@@ -261,6 +261,17 @@ def test_schema_changes_and_rows_of_one_transaction_keep_their_order(database):
     database.assert_equal()
 
 
+def test_a_table_dropped_and_made_again_in_one_transaction_begins_without_rows(database):
+    """Its text is the one that it had; its fingerprint must not be."""
+    database.run("INSERT INTO worded VALUES ('old', 1)")
+    with transaction.atomic(ALIAS):
+        database.run("DROP TABLE worded")
+        database.run("CREATE TABLE worded (word text PRIMARY KEY, n integer)")
+        database.run("INSERT INTO worded VALUES ('new', 1)")
+    assert database.run("SELECT word FROM worded") == [("new",)]
+    database.assert_equal()
+
+
 def test_a_failed_schema_change_leaves_nothing(database):
     with pytest.raises(DatabaseError), transaction.atomic(ALIAS):  # noqa: PT012 (one block is what is tested)
         database.run("CREATE TABLE fresh (id integer PRIMARY KEY, t text)")

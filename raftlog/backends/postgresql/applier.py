@@ -20,6 +20,7 @@ from raftlog.backends.postgresql.marks import LastChanged
 from raftlog.backends.postgresql.setup import CANONICAL, make_tables
 from raftlog.backends.postgresql.shapes import Schema, Table
 from raftlog.replication.certify import ForeignKeyCheck, Refused, TableMarks, Unexplained, Verdict, VerdictKind
+from raftlog.replication.ddl import rewritten_tables
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number
 from raftlog.replication.shapes import ForeignKey, TableShape, quoted
 from raftlog.replication.transactions import TransactionEntry
@@ -438,8 +439,11 @@ class _Entry(TransactionEntry):
         after = self.schema.definitions()
         statements = [step for step in self.write_set.steps if isinstance(step, Statement)]
         all_tables = not all(_PLAIN_DDL.match(step.sql) for step in statements)
-        for name in sorted(before.keys() | after.keys()):
-            if all_tables or before.get(name) != after.get(name):
+        rewritten = rewritten_tables(step.sql for step in statements)
+        # A table that the entry itself made, filled, and renamed or dropped is in none of the definitions.
+        for name in sorted(before.keys() | after.keys() | self.differences.keys()):
+            is_rewritten = name not in after or name.rpartition(".")[2].lower() in rewritten
+            if all_tables or is_rewritten or before.get(name) != after.get(name):
                 fingerprint = self.applier.scan_table(self.schema.table(name)) if name in after else EMPTY
                 self.counted[name] = fingerprint
                 self.marks.set_table(name, TableMarks(self.index, self.index, self.index, self.index, fingerprint))
