@@ -33,6 +33,7 @@ PIECE_BYTES: Final = 16 << 20
 READ_BYTES: Final = 1 << 20
 # The log keeps what is not archived, up to so many bytes of log files; then it gives it up, and says so.
 MAX_HELD_BYTES: Final = 4 << 30
+NOTHING: Final = 1 << 62  # an index beyond every log
 LOOK_INTERVAL: Final = 10.0  # seconds between two looks whether a backup is due
 
 
@@ -91,19 +92,21 @@ class Keeper:
             "warnings": [f"{what}: {problem}" for what, problem in self._problems.items() if problem],
         }
 
-    def log_must_keep_after(self) -> int | None:
-        """The log's entries after this index are not archived yet, and must be kept; None: nothing must.
+    def log_must_keep_after(self) -> int:
+        """The log's entries after this index are not archived yet, and must be kept: compaction asks.
 
         Bounded by MAX_HELD_BYTES of log files.
         """
         if not self._settings.archive_interval:
-            return None
+            return NOTHING
         held = sum(file.stat().st_size for file in self._settings.data_dir.glob("log-*.segment"))
         if held > MAX_HELD_BYTES:
             self._failed(
-                "archive", f"{held >> 20} MiB of log are kept, which is too much: entries may be lost to the archive"
+                "archive",
+                f"more than {MAX_HELD_BYTES >> 20} MiB of log are kept, so what is not archived is given up: a restore "
+                "cannot go through it",
             )
-            return None
+            return NOTHING
         return max(self.archived_index, 0)
 
     # The archive
