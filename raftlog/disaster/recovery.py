@@ -45,6 +45,12 @@ def make_plan(local: Survivor, others: Sequence[Survivor]) -> Plan:
     names = [survivor.node_id for survivor in everybody]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise SurvivorError(f"{', '.join(repeated)} is given more than once")
+    if local.cut_from:
+        raise SurvivorError(
+            f"the log of {local.node_id} was cut at entry {local.cut_from} by `raft repair`, and what was lost is not "
+            "there again: use another survivor. Where there is none, its database is what is left: `raft leave`, then "
+            "`raft init --adopt`"
+        )
     best = max(everybody, key=lambda survivor: (survivor.rank, survivor is local))
     configuration = best.configuration
     if not configuration.servers:
@@ -58,12 +64,14 @@ def make_plan(local: Survivor, others: Sequence[Survivor]) -> Plan:
             f"{best.node_id} has more than {local.node_id} (entry {best.last_index} of term {best.last_term}, here "
             f"{local.last_index} of term {local.last_term}): run this on {best.node_id}"
         )
+    whole = {survivor.node_id for survivor in everybody if not survivor.cut_from}
     later = max(survivor.current_term for survivor in everybody)
     return Plan(
         best,
         tuple(others),
         tuple(sorted(configuration.servers.keys() - set(names))),
-        may_lose=may_have_committed(configuration, set(configuration.servers) - set(names)),
+        # What a survivor had promised before its log was cut is as good as lost.
+        may_lose=may_have_committed(configuration, set(configuration.servers) - whole),
         later_term=later if later > best.last_term else 0,
     )
 

@@ -35,6 +35,8 @@ class Survivor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_log_time: int
     configuration_index: int
     configuration: Configuration
+    # From which entry on its log was cut by `raft repair`, until what was lost is there again; 0: it was not.
+    cut_from: int = 0
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -74,6 +76,7 @@ def read_folder(directory: str | os.PathLike[str]) -> Survivor:
         log.last_log_time,
         index,
         configuration,
+        metadata.repairing.cut_from if metadata.repairing is not None else 0,
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from django.core.files.base import ContentFile
 from django.core.files.storage import InMemoryStorage
 
 from raftlog import conf
@@ -118,19 +119,12 @@ def test_entries_that_were_compacted_unarchived_are_named(make, storage, caplog)
     log = MemoryLog()
     log.reset_to(LogBase(20, 7, 1_000, 1, Configuration(CLUSTER_ID)))
     append(log, 2, term=7)
-    BackupStore(storage, "shop", CLUSTER_ID)
-    storage.save(f"shop/{CLUSTER_ID}/{piece_name(1, 10)}", _empty_file())
+    storage.save(f"shop/{CLUSTER_ID}/{piece_name(1, 10)}", ContentFile(b""))
     with caplog.at_level(logging.WARNING, "raftlog.backup"):
         make(log).archive()
     assert "entries 11-20 were compacted before they were archived" in caplog.text
     names = [piece.name for piece in BackupStore(storage, "shop", CLUSTER_ID).pieces()]
     assert names == [piece_name(1, 10), piece_name(21, 22)]
-
-
-def _empty_file():
-    from django.core.files.base import ContentFile
-
-    return ContentFile(b"")
 
 
 def test_the_log_is_kept_until_it_is_archived_but_not_for_ever(make, log, monkeypatch, tmp_path):

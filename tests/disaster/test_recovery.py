@@ -80,6 +80,16 @@ def test_what_is_refused(others, text):
         make_plan(survivor("a"), others)
 
 
+def test_a_survivor_whose_log_was_cut_holds_nothing_that_it_promised():
+    configuration = members("abcd")
+    whole, cut = (survivor(name, configuration=configuration) for name in "ab")
+    cut = msgspec.structs.replace(cut, cut_from=3)
+    assert not make_plan(whole, [survivor("b", configuration=configuration)]).may_lose
+    assert make_plan(whole, [cut]).may_lose
+    with pytest.raises(SurvivorError, match=r"was cut at entry 3 .* `raft leave`, then `raft init --adopt`"):
+        make_plan(cut, [whole])
+
+
 def test_a_learner_that_is_left_alone_will_do():
     configuration = members("abc", learners="d")
     plan = make_plan(survivor("d", configuration=configuration), [])

@@ -3,23 +3,28 @@
 from datetime import UTC, datetime
 
 import pytest
+from django.core.files.base import ContentFile
+from django.core.files.storage import InMemoryStorage
 from django.db import connection
 from django.utils import timezone
 
 from raftlog import conf
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.snapshot import LogBase
-from raftlog.disaster.backups import back_up_to_file
+from raftlog.consensus.state import Role
+from raftlog.disaster.backups import back_up_to_file, describe_from_folder, verify_file
 from raftlog.disaster.emptying import empty_database
+from raftlog.disaster.keeper import Keeper
 from raftlog.disaster.restoring import refuse_data, restore
-from raftlog.disaster.store import BackupError
+from raftlog.disaster.store import BackupError, BackupStore
 from raftlog.exceptions import IdentityMismatch
 from raftlog.management.raft.restore import has_tables, parse_time
 from raftlog.replication.apply import DatabaseStateMachine
-from raftlog.replication.images.operations import VENDORS
 from raftlog.replication.position import check_position
 from raftlog.runtime.loading import load_log
 from raftlog.storage import open_storage
+from raftlog.storage.memory import MemoryLog
+from tests.disaster.test_keeper import Service
 from tests.replication.log import CLUSTER, START, apply_all, batch, opened
 from tests.replication.warehouse import commands
 from tests.replication.warehouse.models import Item
@@ -35,8 +40,6 @@ def settings(tmp_path):
 @pytest.fixture
 def backup(replicated, tmp_path):
     """(path, entries after it): the backup is of entry 4, with one item; two more were added after it."""
-    if replicated not in VENDORS:
-        pytest.skip(f"there are no images of {replicated} yet")
     machine, log = DatabaseStateMachine("default"), opened()
     for name in ("in the backup", "archived", "too late"):
         log.add(commands.add_item, name=name)
@@ -121,3 +124,54 @@ def test_times_are_read_in_the_projects_zone_where_they_have_none():
     for wrong in ("three o'clock", "2026-02-30 12:00"):
         with pytest.raises(BackupError, match="--to-time"):
             parse_time(wrong)
+
+
+def test_where_no_node_runs_the_folder_tells_what_the_database_stands_at(settings, tmp_path):
+    storage = open_storage(settings.data_dir, node_id="a", cluster="raftlog", new_incarnation="a" * 32)
+    for number, payload in enumerate(opened().payloads):
+        storage.log.append(batch([payload], 1 + number, log_time=START + number))
+    storage.log.sync()
+    storage.close()
+    base = describe_from_folder(settings)(2, 1)
+    assert (base.index, base.term, base.log_time) == (2, 1, START + 1)
+    assert base.configuration.cluster_id == CLUSTER
+    with pytest.raises(BackupError, match="is not that of the database"):
+        describe_from_folder(settings)(2, 7)
+    with pytest.raises(BackupError, match="cannot be read"):
+        describe_from_folder(settings)(9, 1)
+
+
+def test_the_leader_backs_up_when_it_is_due_and_keeps_so_many(backup, tmp_path, monkeypatch):
+    raw = {"DATA_DIR": tmp_path / "new", "BACKUP_STORAGE": "backups", "BACKUP_INTERVAL": 3600, "BACKUP_KEEP": 2}
+    storage = InMemoryStorage()
+    monkeypatch.setattr("raftlog.disaster.keeper.open_storage_named", lambda alias: storage)
+    service = Service(MemoryLog())
+    service.raft.configuration = Configuration(CLUSTER)
+    term = DatabaseStateMachine("default").position()[2]
+    connection.close()
+    keeper = Keeper(
+        conf.load_settings(raw),
+        service,
+        None,
+        lambda index: LogBase(index, term, START, 1, MEMBERS),
+        lambda *died: None,
+    )
+    store = BackupStore(storage, "raftlog", CLUSTER)
+    for index, when in ((1, "20260101T000000Z"), (2, "20260102T000000Z")):
+        storage.save(f"raftlog/{CLUSTER}/image-{index:020d}-{when}.raftlog", ContentFile(b""))
+    service.raft.role = Role.FOLLOWER
+    keeper.back_up_if_due()
+    assert [image.index for image in store.images()] == [1, 2]
+    service.raft.role = Role.LEADER
+    keeper.back_up_if_due()
+    assert [image.index for image in store.images()] == [2, 6]
+    keeper.back_up_if_due()
+    assert [image.index for image in store.images()] == [2, 6]
+    newest = keeper.status()["backup"]["newest"]
+    assert (newest["name"], newest["index"]) == (store.images()[-1].name, 6)
+    path = tmp_path / "fetched"
+    store.fetch(newest["name"], path)
+    assert verify_file(path, lambda done, total: None).index == 6
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    with pytest.raises(BackupError):
+        verify_file(path, lambda done, total: None)
