@@ -39,6 +39,7 @@ from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import Role
 from raftlog.digests import Digests
+from raftlog.disaster.adopting import data_of_this_host_alone
 from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
 from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
@@ -234,6 +235,9 @@ class Node:
         machine = self._machine or make_state_machine(settings, self._is_leader)
         is_recovering = storage.recovery_id != 0
         check_position(machine, log, storage.metadata.cluster_id, may_be_ahead=is_recovering)
+        alone = data_of_this_host_alone(settings.database) if log.is_empty else ""
+        if alone and self._machine is None and settings.state_machine == "database":
+            logger.warning("%s: %s", settings.node_id, alone)
         rng = random.Random(uuid.uuid4().int)
         raft = Raft(
             node_id=settings.node_id,

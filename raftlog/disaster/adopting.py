@@ -54,6 +54,19 @@ def _is_there(name: Any) -> bool:
     return Path(str(name)).exists()
 
 
+def data_of_this_host_alone(alias: str) -> str:
+    """A warning for a node whose log is empty and whose replicated database is not; "" where there is none."""
+    if not hasattr(connections[alias], "apply_port"):
+        return ""  # an ENGINE of Django's own: each host makes its tables
+    tables = project_tables(alias)
+    if not tables:
+        return ""
+    return (
+        f"DATABASES[{alias!r}] has {len(tables)} tables already, and the log is empty: other hosts get them only if "
+        "they begin with a copy, or if this one adopts its database first (manage.py raft init --adopt)"
+    )
+
+
 def adopt(settings: Settings) -> Configuration:
     """Make this host, which has a database and no log, a cluster of one. Returns its configuration.
 

@@ -9,7 +9,7 @@ from raftlog import conf
 from raftlog.consensus.entries import EntryBatch, Run
 from raftlog.consensus.state import HardState
 from raftlog.disaster import adopting
-from raftlog.disaster.adopting import AdoptError, adopt, leave, project_tables
+from raftlog.disaster.adopting import AdoptError, adopt, data_of_this_host_alone, leave, project_tables
 from raftlog.exceptions import IdentityMismatch
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.position import check_position
@@ -59,6 +59,7 @@ def test_what_is_there_is_the_state_at_entry_one_and_goes_on_from_there(database
     stock, ours = databases
     with default_database(ours):
         assert "warehouse_item" in project_tables("default")
+        assert "raft init --adopt" in data_of_this_host_alone("default")
         configuration = adopt(settings)
         log, machine, hard_state = opened_node(settings)
         assert (log.base.index, log.last_index, log.configuration) == (1, 1, (1, configuration))

@@ -44,10 +44,10 @@ exit codes:
     def run(self, options: dict[str, Any], output: Output) -> int:
         if not options["adopt"]:
             raise CommandError("say --adopt; a cluster whose databases are empty is begun by `raft run` on its members")
-        self.command.check()
         settings = read_settings()
         if is_listening(settings):
             raise CommandError(f"the node of this host ({settings.node_id}) is running: stop it first")
+        self.command.check()
         if settings.state_machine != "database":
             raise CommandError(f"STATE_MACHINE is {settings.state_machine!r}: there is no database to adopt")
         try:
