@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
-from psycopg import errors
+from psycopg import OperationalError, errors
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
@@ -43,6 +43,7 @@ _BEGIN: Final = (
     f"BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT {START}, applied, last_schema, last_key_epoch, tableoid "
     "FROM raftlog_positions"
 )
+ATTEMPTS: Final = 10  # of finding out where the database stands
 _BEGIN_APPLYING: Final = f"BEGIN ISOLATION LEVEL READ COMMITTED; SELECT {START}"
 
 
@@ -133,10 +134,12 @@ class Transaction:
 
     def _begin_in_snapshot(self) -> Any:
         try:
-            while not (rows := self.execute_internally(_BEGIN)):
+            for _ in range(ATTEMPTS):
+                if rows := self.execute_internally(_BEGIN):
+                    return rows
                 # It waited for the end of an install, and from its older snapshot the new tables look empty.
                 self.execute_internally("ROLLBACK")
-            return rows
+            raise OperationalError("the row of raftlog_positions is gone: restore the database from a peer or a backup")
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             self.execute_internally("ROLLBACK")
             with self.internal():

@@ -318,5 +318,8 @@ def _running(command: list[str], connection: psycopg.Connection[Any], stdout: in
 def _errors(what: str) -> Iterator[None]:
     try:
         yield
+    except psycopg.errors.InsufficientPrivilege as error:
+        hint = "the role must own the database and what is in it (ALTER DATABASE … OWNER TO …)"
+        raise ImageError(f"{what}: {str(error).strip()}; {hint}") from error
     except psycopg.Error as error:
         raise ImageError(f"{what}: {str(error).strip()}") from error
