@@ -10,7 +10,8 @@ what is durable. Terms and proposals are bounded, so that the space is finite.
 
 Checked in every state: those of consensus/invariants.py for the server that moved (Leader Append-Only among
 them), Election Safety, Log Matching, Leader Completeness, State Machine Safety, and that what is committed is
-durable on a majority. A violation prints the actions that lead to it, the fewest there are. Exit code 1.
+durable on a majority. With `--compactions`, servers give up their logs, and images of their databases may come to the
+others at any moment. A violation prints the actions that lead to it, the fewest there are. Exit code 1.
 """
 
 from __future__ import annotations
@@ -28,18 +29,20 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from raftlog.consensus.invariants import InvariantViolated, last_agreement
-from raftlog.consensus.messages import AppendEntriesResponse, RaftMessage, RequestVoteResponse
+from raftlog.consensus.messages import AppendEntriesResponse, InstallSnapshotResponse, RequestVoteResponse
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import RaftlogError
 from raftlog.runtime import clock
-from raftlog.testing.model_server import NODES, Step, digest, first_server, take_step
+from raftlog.testing.model_server import NODES, ModelMessage, Step, digest, diverged_server, first_server, take_step
 from raftlog.testing.mutations import MUTATIONS, mutated
 
-# A global state: ids of the three servers, what is left of crashes, losses, duplicates and proposals, the id of
-# what history remembers, then the ids of the messages on the wire, sorted. As bytes, it is its own name.
-HEADER: Final = 8
-SERVER, CRASHES, LOSSES, DUPLICATES, PROPOSALS, HISTORY = slice(0, 3), 3, 4, 5, 6, 7
+# A global state: ids of the three servers, what is left of crashes, losses, duplicates, proposals and compactions, the
+# id of what history remembers, then the ids of the messages on the wire, sorted. As bytes, it is its own name.
+HEADER: Final = 9
+SERVER, CRASHES, LOSSES, DUPLICATES, PROPOSALS, COMPACTIONS, HISTORY = slice(0, 3), 3, 4, 5, 6, 7, 8
+
+SPENDS: Final = {"duplicate": DUPLICATES, "crash": CRASHES, "propose": PROPOSALS, "compact": COMPACTIONS}
 
 Action = tuple[str, int, int]  # what, the server's number, the message's id (-1: none)
 
@@ -56,8 +59,11 @@ class Bounds:
     crashes: int = 1
     losses: int = 0
     duplicates: int = 0
+    compactions: int = 0
     # More messages than these on the wire at once are not looked at.
     messages: int = 4
+    # Begin where one server has missed a committed entry, and has another in its place (terms: at least 4).
+    diverged: bool = False
     # Candidates ask for pre-votes first. Else they stand at once, as after TimeoutNow: deeper for as many states,
     # and nothing that matters for safety depends on pre-votes.
     pre_vote: bool = False
@@ -87,7 +93,7 @@ class Explorer:
         self.bounds = bounds
         self.servers: list[Raft] = []
         self.server_ids: dict[bytes, int] = {}
-        self.messages: list[RaftMessage] = []
+        self.messages: list[ModelMessage] = []
         self.message_ids: dict[bytes, int] = {}
         # (leader by term, ((term of the entry, term in which it was committed), …))
         self.histories: list[tuple[tuple[str, ...], tuple[tuple[int, int], ...]]] = []
@@ -121,11 +127,18 @@ class Explorer:
         return result
 
     def _first_state(self) -> bytes:
-        servers = [self._server_id(first_server(node)) for node in NODES]
-        history = self._history_id((("",) * (self.bounds.terms + 1), ((1, 1),)))
         bounds = self.bounds
+        first = diverged_server if bounds.diverged else first_server
+        servers = [self._server_id(first(node)) for node in NODES]
+        leaders: tuple[str, ...] = ("", "", "c", "a") if bounds.diverged else ()
+        leaders += ("",) * (bounds.terms + 1 - len(leaders))
+        history = self._history_id((leaders, ((1, 1), (3, 3)) if bounds.diverged else ((1, 1),)))
         return array(
-            "I", [*servers, bounds.crashes, bounds.losses, bounds.duplicates, bounds.proposals, history]
+            "I",
+            [
+                *(*servers, bounds.crashes, bounds.losses, bounds.duplicates),
+                *(bounds.proposals, bounds.compactions, history),
+            ],
         ).tobytes()
 
     def _add(self, state: bytes, parent: int) -> None:
@@ -162,16 +175,13 @@ class Explorer:
         for number, server in enumerate(state[SERVER]):
             raft = self.servers[server]
             if raft.role is Role.LEADER:
-                yield "retry", number, -1
-                yield "quorum", number, -1
-                if state[PROPOSALS]:
-                    yield "propose", number, -1
-                if raft.log.taken_index < raft.log.last_index:
-                    yield "sync", number, -1
+                yield from _actions_of_leader(state, number, raft)
             elif raft.current_term < self.bounds.terms:
                 yield "timeout" if self.bounds.pre_vote else "campaign", number, -1
             if state[CRASHES]:
                 yield "crash", number, -1
+            if state[COMPACTIONS] and min(raft.commit_index, raft.log.stable_index) > raft.log.base.index:
+                yield "compact", number, -1
 
     def _successor(self, state: array[int], action: Action) -> bytes | None:
         what, number, message = action
@@ -187,9 +197,8 @@ class Explorer:
             after[number], sent = step
             if what == "deliver":
                 wire.discard(message)
-            for spent, budget in (("duplicate", DUPLICATES), ("crash", CRASHES), ("propose", PROPOSALS)):
-                if what == spent:
-                    after[budget] -= 1
+            if what in SPENDS:
+                after[SPENDS[what]] -= 1
             wire.update(each for each in sent if not self._is_void(each, after))
             if len(wire) > self.bounds.messages or self.servers[after[number]].current_term > self.bounds.terms:
                 return None
@@ -203,7 +212,7 @@ class Explorer:
         """An answer of a term that is over for its recipient: ignored now and for ever, so it may as well be lost."""
         answer = self.messages[message]
         is_vote = isinstance(answer, RequestVoteResponse) and not answer.pre_vote
-        if is_vote or isinstance(answer, AppendEntriesResponse):
+        if is_vote or isinstance(answer, AppendEntriesResponse | InstallSnapshotResponse):
             return answer.term < self.servers[state[NODES.index(answer.recipient)]].current_term
         return False
 
@@ -224,7 +233,7 @@ class Explorer:
             self.servers.append(raft)
         return self.server_ids[name]
 
-    def _message_id(self, message: RaftMessage) -> int:
+    def _message_id(self, message: ModelMessage) -> int:
         name = _encode(message)
         if name not in self.message_ids:
             self.message_ids[name] = len(self.messages)
@@ -251,7 +260,10 @@ class Explorer:
             raise InvariantViolated(
                 f"Election Safety: {leaders[raft.current_term]} and {raft.node_id} lead term {raft.current_term}"
             )
-        for index in range(1, raft.commit_index + 1):
+        base_index = raft.log.base.index
+        if base_index > len(committed):
+            raise InvariantViolated(f"{raft.node_id} begins its log after entry {base_index}, which is not committed")
+        for index in range(max(base_index, 1), raft.commit_index + 1):
             term = raft.log.term_at(index)
             if index > len(committed):
                 committed = (*committed, (term, raft.current_term))
@@ -270,7 +282,7 @@ class Explorer:
 
     def _check_majority(self, state: array[int], index: int, term: int) -> None:
         logs = [self.servers[server].log for server in state[SERVER]]
-        holders = [log for log in logs if log.stable_index >= index and log.term_at(index) == term]
+        holders = [log for log in logs if log.stable_index >= index and log.matches(index, term)]
         if len(holders) * 2 <= len(logs):
             raise InvariantViolated(f"entry {index} of term {term} is committed, and durable on {len(holders)} only")
 
@@ -294,6 +306,15 @@ class Explorer:
         return f"{what} {NODES[number]}" if message < 0 else f"{what} {self.messages[message]}"
 
 
+def _actions_of_leader(state: array[int], number: int, raft: Raft) -> Iterator[Action]:
+    yield "retry", number, -1
+    yield "quorum", number, -1
+    if state[PROPOSALS]:
+        yield "propose", number, -1
+    if raft.log.taken_index < raft.log.last_index:
+        yield "sync", number, -1
+
+
 def _check_completeness(raft: Raft, committed: tuple[tuple[int, int], ...]) -> None:
     for index, (term, committed_in) in enumerate(committed, 1):
         if committed_in < raft.current_term and not raft.log.matches(index, term):
@@ -305,8 +326,9 @@ def _check_completeness(raft: Raft, committed: tuple[tuple[int, int], ...]) -> N
 def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     """Exit code 1 where an invariant fell."""
     parser = argparse.ArgumentParser(prog="python -m raftlog.testing.explore", description=__doc__.split("\n")[0])
-    for name in ("states", "terms", "proposals", "crashes", "losses", "duplicates", "messages"):
+    for name in ("states", "terms", "proposals", "crashes", "losses", "duplicates", "compactions", "messages"):
         parser.add_argument(f"--{name}", type=int, default=getattr(Bounds(), name), help="default: %(default)s")
+    parser.add_argument("--diverged", action="store_true", help="begin where one server missed a committed entry")
     parser.add_argument("--pre-vote", action="store_true", help="candidates ask for pre-votes first")
     parser.add_argument("--mutation", choices=tuple(MUTATIONS), metavar="NAME", help="switch one known bug on")
     parser.add_argument("--json", action="store_true")

@@ -17,12 +17,15 @@ from typing import Any, Final
 import msgspec
 
 from raftlog.consensus.configuration import Configuration, Server, encode_configuration
-from raftlog.consensus.entries import COMMAND, EntryBatch, Run, client_payload
+from raftlog.consensus.entries import COMMAND, NO_OP_PAYLOAD, EntryBatch, Run, client_payload
 from raftlog.consensus.invariants import check_state, check_step, observe
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+    Message,
     RaftMessage,
     RequestVoteResponse,
     TimeoutNow,
@@ -30,7 +33,8 @@ from raftlog.consensus.messages import (
 from raftlog.consensus.progress import Inflight
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.settings import RaftSettings
-from raftlog.consensus.state import HardState, Role, TermRun
+from raftlog.consensus.snapshot import NO_BASE, LogBase
+from raftlog.consensus.state import HardState, Role
 
 NODES: Final = ("a", "b", "c")
 LATER: Final = 1000.0  # any deadline has passed by then
@@ -40,6 +44,15 @@ FIRST_ENTRY: Final = encode_configuration(CONFIGURATION)
 INFINITY: Final = float("inf")
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
+
+
+class Image(Message, frozen=True, tag="image"):
+    """An image of the sender's database that the recipient may come to have, at any moment or never."""
+
+    base: LogBase
+
+
+ModelMessage = RaftMessage | Image
 
 
 class NoRandomness(random.Random):
@@ -57,21 +70,28 @@ _RNG: Final = NoRandomness()
 
 def first_server(node_id: str) -> Raft:
     """A follower of a cluster that was just formed: entry 1, the configuration, is in its log and committed."""
-    return _restarted(node_id, HardState(1, ""), EntryBatch(1, [Run(1, 1, 0)], [FIRST_ENTRY]), 1)
+    return _restarted(node_id, HardState(1, ""), NO_BASE, EntryBatch(1, [Run(1, 1, 0)], [FIRST_ENTRY]), 1)
 
 
-def _restarted(node_id: str, hard_state: HardState, entries: EntryBatch, last_applied: int) -> Raft:
-    runs: list[TermRun] = []
-    index = 1
-    for run in entries.runs:
-        if not runs or runs[-1].term != run.term:
-            runs.append(TermRun(index, run.term))
-        index += run.count
+def diverged_server(node_id: str) -> Raft:
+    """After c led term 2, whose no-op went to nobody, and a led term 3, whose no-op was committed with b's help and
+    applied on both: what a snapshot is to bring c."""
+    if node_id == "c":
+        return _restarted(node_id, HardState(2, "c"), NO_BASE, _two_entries(2), 1)
+    return _restarted(node_id, HardState(3, "a"), NO_BASE, _two_entries(3), 2)
+
+
+def _two_entries(second_term: int) -> EntryBatch:
+    return EntryBatch(1, [Run(1, 1, 0), Run(1, second_term, 0)], [FIRST_ENTRY, NO_OP_PAYLOAD])
+
+
+def _restarted(node_id: str, hard_state: HardState, base: LogBase, entries: EntryBatch, last_applied: int) -> Raft:
     # The log begins empty and takes its entries in, so that all of them are in memory: nothing is read from disk here.
-    log = RaftLog()
-    log.append(entries)
-    log.take_unstable(1 << 60)
-    log.stable_to(entries.last_index, entries.last_term)
+    log = RaftLog(base=base)
+    if len(entries):
+        log.append(entries)
+        log.take_unstable(1 << 60)
+        log.stable_to(entries.last_index, entries.last_term)
     return Raft(
         node_id=node_id,
         incarnation=node_id * 32,
@@ -92,15 +112,16 @@ class Step:
     """What an action does to one server: the new state (canonical), and what it sends."""
 
     raft: Raft
-    sent: tuple[RaftMessage, ...]
+    sent: tuple[ModelMessage, ...]
 
 
-def take_step(before: Raft, action: str, message: RaftMessage | None) -> Step | None:
+def take_step(before: Raft, action: str, message: ModelMessage | None) -> Step | None:
     """Carry out `action` on a copy of `before`; None where it changes nothing. Raises InvariantViolated.
 
     deliver: a message arrives. timeout: the election timer. campaign: an election without pre-vote. retry: a leader's
     heartbeats, and what it takes for lost. quorum: no majority answered. propose: one entry. sync: the leader's log
-    writer. crash: and start again.
+    writer. compact: apply what is committed, give up the log before it, and let the others have the image. crash: and
+    start again.
     """
     raft = copy(before)
     seen = observe(raft)
@@ -110,6 +131,8 @@ def take_step(before: Raft, action: str, message: RaftMessage | None) -> Step | 
         _act(raft, action, message)
     now = LATER if action == "retry" else 0.0
     sent = _settle(raft, now)
+    if action == "compact":
+        sent += [Image(raft.current_term, raft.node_id, peer, raft.log.base) for peer in NODES if peer != raft.node_id]
     if action != "crash":
         check_step(seen, raft)
     check_state(raft)
@@ -117,10 +140,13 @@ def take_step(before: Raft, action: str, message: RaftMessage | None) -> Step | 
     return Step(raft, tuple(sent))
 
 
-def _act(raft: Raft, action: str, message: RaftMessage | None) -> None:
+def _act(raft: Raft, action: str, message: ModelMessage | None) -> None:
     if action == "deliver":
         assert message is not None
-        raft.step(message, 0.0)
+        if isinstance(message, Image):
+            _restore(raft, message.base)
+        else:
+            raft.step(message, 0.0)
     elif action == "campaign":
         leader = raft.leader_id or next(node for node in NODES if node != raft.node_id)
         raft.step(TimeoutNow(raft.current_term, leader, raft.node_id), 0.0)
@@ -130,29 +156,47 @@ def _act(raft: Raft, action: str, message: RaftMessage | None) -> None:
         raft.propose([client_payload(COMMAND, b"s" * 16, raft.log.last_index, 1, b"")], 0, 0.0)
     elif action == "sync":
         work = raft.take_unstable(0.0)
-        if work is not None and len(work.entries):
-            raft.stable_to(work.entries.last_index, work.entries.last_term)
+        if work is not None and work.last_id is not None:
+            raft.stable_to(*work.last_id)
+    elif action == "compact":
+        raft.applied_to(min(raft.commit_index, raft.log.stable_index))
+        # Later, so that the log is held for nobody: it may always happen that a follower makes no progress.
+        raft.compacted_to(raft.base_at(raft.compaction_floor(LATER)))
+
+
+def _restore(raft: Raft, base: LogBase) -> None:
+    """The image is there, wanted or not; of no use to a leader, or where the log begins later."""
+    if raft.role is Role.LEADER or base.index < raft.log.base.index:
+        return
+    raft.restore_snapshot(base, 0.0)
+    _write(raft, 0.0)
+    raft.applied_to(base.index)
+
+
+def _write(raft: Raft, now: float) -> None:
+    if (hard_state := raft.unsaved_hard_state) is not None:
+        raft.hard_state_saved(hard_state)
+    if raft.role is not Role.LEADER:
+        while (work := raft.take_unstable(now)) is not None:
+            if work.last_id is not None:
+                raft.stable_to(*work.last_id)
 
 
 def _crash(raft: Raft) -> Raft:
     """What is durable comes back: the saved hard state, and the log up to stable_index."""
     log = raft.log
-    entries = log.slice(1, log.stable_index, 1 << 60)
+    entries: EntryBatch | None = EntryBatch(log.first_index, [], [])
+    if log.stable_index >= log.first_index:
+        entries = log.slice(log.first_index, log.stable_index, 1 << 60)
     assert entries is not None
-    return _restarted(raft.node_id, raft.saved_hard_state, entries, raft.last_applied)
+    return _restarted(raft.node_id, raft.saved_hard_state, log.base, entries, raft.last_applied)
 
 
-def _settle(raft: Raft, now: float) -> list[RaftMessage]:
+def _settle(raft: Raft, now: float) -> list[ModelMessage]:
     """What the runtime does after each entry into the monitor; a follower's log is written and synced there."""
     sent: list[RaftMessage] = []
     for _ in range(2):  # a saved vote may make a leader at once
-        hard_state = raft.unsaved_hard_state
-        if hard_state is not None:
-            raft.hard_state_saved(hard_state)
-        if raft.role is not Role.LEADER:
-            while (work := raft.take_unstable(now)) is not None:
-                if len(work.entries):
-                    raft.stable_to(work.entries.last_index, work.entries.last_term)
+        _write(raft, now)
         sent += raft.take_replies()
     for peer in NODES:
         if peer == raft.node_id:
@@ -164,7 +208,7 @@ def _settle(raft: Raft, now: float) -> list[RaftMessage]:
 
 
 def canonical_message(message: RaftMessage) -> RaftMessage:
-    if isinstance(message, AppendEntries | AppendEntriesResponse):
+    if isinstance(message, AppendEntries | AppendEntriesResponse | InstallSnapshot | InstallSnapshotResponse):
         return msgspec.structs.replace(message, round=0)
     if isinstance(message, RequestVoteResponse):
         return msgspec.structs.replace(message, reason="")
@@ -189,7 +233,7 @@ def normalise(raft: Raft) -> None:
         leadership.rounds = {}
         leadership.round_began_at = leadership.quorum_acked_at = 0.0
     for progress in raft.progress.values():
-        progress.last_sent_at = progress.acked_at = 0.0
+        progress.last_sent_at = progress.acked_at = progress.moved_at = 0.0
         progress.sent_round = progress.acked_round = 0
         progress.retry_doublings = 0
         progress.retry_at = min(progress.retry_at, 1.0) if progress.inflight else INFINITY
@@ -261,4 +305,4 @@ def _plain(value: Any) -> Any:
 
 def _plain_log(log: RaftLog) -> Any:
     entries = log.slice(log.window_first, log.last_index, 1 << 60) if log.last_index >= log.window_first else None
-    return [log.first_index, log.last_index, log.stable_index, log.taken_index, log.truncate_pending, entries]
+    return [log.base, log.last_index, log.stable_index, log.taken_index, log.truncate_pending, entries]

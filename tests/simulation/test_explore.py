@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from raftlog.consensus.log import RaftLog
+from raftlog.consensus.messages import InstallSnapshot
 from raftlog.testing.explore import Bounds, Explorer, main
 from raftlog.testing.model_server import copy, digest, first_server, take_step
 from raftlog.testing.mutations import mutated
@@ -25,6 +27,24 @@ def test_no_invariant_falls_within_the_first_states(bounds):
     result = Explorer(bounds).run()
     assert result.violation == ""
     assert result.states >= bounds.states
+
+
+def test_no_invariant_falls_where_logs_are_compacted_and_images_come_at_any_moment():
+    """One server has another entry than the committed one in its log, whose place an image takes."""
+    bounds = Bounds(states=12_000, terms=4, diverged=True, compactions=1, crashes=1, proposals=0, messages=4)
+    explorer = Explorer(bounds)
+    result = explorer.run()
+    assert result.violation == ""
+    assert any(isinstance(message, InstallSnapshot) for message in explorer.messages)
+    assert any(server.log.base.index == 2 and server.node_id == "c" for server in explorer.servers)
+
+
+def test_a_log_that_keeps_what_contradicts_a_snapshot_is_found(monkeypatch):
+    """§7: it is to be discarded."""
+    monkeypatch.setattr(RaftLog, "reset_to", lambda self, base: None)
+    result = Explorer(Bounds(states=5_000, terms=4, diverged=True, compactions=1)).run()
+    assert result.violation
+    assert "deliver Image" in result.trace[-1]
 
 
 @pytest.mark.parametrize("name", ["vote-twice", "minority-elects", "leader-counts-unsynced"])
