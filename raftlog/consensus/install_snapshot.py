@@ -149,26 +149,19 @@ def restore_snapshot(state: ServerState, base: LogBase, now: float) -> bool:
     §7: "If existing log entry has same index and term as snapshot's last included entry, retain log entries following
     it and reply. Discard the entire log" otherwise. Returns whether the log was kept.
     """
+    _refuse_useless(state, base)
     log = state.log
-    if state.role is Role.LEADER:
-        raise ValueError(f"{state.node_id} leads term {state.current_term}: a leader's log is never replaced")
-    if base.index < log.base.index:
-        raise ValueError(f"a snapshot at index {base.index} is older than the log, which begins after {log.base.index}")
     term = max(base.term, base.committed_in, state.current_term)
     if term > state.current_term or state.candidacy is not None:
         roles.become_follower(state, term, "", now)
     kept = log.matches(base.index, base.term)
     state.events.append(SnapshotRestored(state.current_term, base.index, kept))
     if not kept:
-        if base.index <= state.commit_index:
-            raise ValueError(
-                f"a snapshot says term {base.term} of entry {base.index}, which is committed here "
-                f"(commit_index={state.commit_index}) with term {log.term_at(base.index)}: it is another cluster's"
-            )
         state.acks.clear()  # they were to wait for entries that are gone
         log.reset_to(base)
         roles.refresh_configuration(state, now)
     state.commit_index = max(state.commit_index, base.index)
+    state.installing_index = base.index
     state.snapshot_offer = None
     recheck_candidature(state, now)
     membership.notice_removal(state)
@@ -176,8 +169,25 @@ def restore_snapshot(state: ServerState, base: LogBase, now: float) -> bool:
     return kept
 
 
+def _refuse_useless(state: ServerState, base: LogBase) -> None:
+    """Raises ValueError."""
+    log = state.log
+    if state.role is Role.LEADER:
+        raise ValueError(f"{state.node_id} leads term {state.current_term}: a leader's log is never replaced")
+    if base.index < log.base.index:
+        raise ValueError(f"a snapshot at index {base.index} is older than the log, which begins after {log.base.index}")
+    if base.index <= state.last_applied:
+        raise ValueError(f"the database has applied entry {state.last_applied}, the snapshot ends at {base.index}")
+    if base.index <= state.commit_index and not log.matches(base.index, base.term):
+        raise ValueError(
+            f"a snapshot says term {base.term} of entry {base.index}, which is committed here "
+            f"(commit_index={state.commit_index}) with term {log.term_at(base.index)}: it is another cluster's"
+        )
+
+
 def machine_is_at(state: ServerState, index: int, now: float) -> None:
-    """The database has the entries up to `index`, and no more: it was deleted, or replaced by an older copy.
+    """The database has the entries up to `index`, and no more: it was deleted, or replaced by an older copy, or an
+    image could not be installed.
 
     Where the log still has what follows, it is applied again. Where not, an image is needed, and a leader resigns.
     """
@@ -185,6 +195,7 @@ def machine_is_at(state: ServerState, index: int, now: float) -> None:
         raise ValueError(f"index {index} was applied, but the log ends at {state.log.last_index}")
     state.commit_index = max(state.commit_index, index)
     state.last_applied = index
+    state.installing_index = 0
     if state.lacks_database and state.role is not Role.FOLLOWER:
         roles.become_follower(state, state.current_term, "", now, "its database is behind its log")
     recheck_candidature(state, now)

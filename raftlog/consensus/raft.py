@@ -266,11 +266,12 @@ class Raft(ServerState):
         The log is kept where it has that entry, else begins anew after it (take_unstable). Then, in this order:
         - wait until log.stable_index >= base.index: the disk has the log that goes on after the image;
         - install the image: from there on the database is the image;
-        - call applied_to(base.index).
+        - call applied_to(base.index), or machine_is_at(last_applied) where it could not be installed.
+        In between nothing is to be applied (lacks_database).
         A crash in between leaves a server that lacks_database, and so wants a snapshot again: of the same file.
 
-        Returns whether the log was kept. Raises ValueError where the image is of no use: this server leads, its log
-        begins later than the image, or it is committed here that the entry has another term.
+        Returns whether the log was kept. Raises ValueError where the image is of no use: this server leads, its log or
+        its database is beyond the image, or it is committed here that the entry has another term.
         """
         self.latest_now = now
         return install_snapshot.restore_snapshot(self, base, now)

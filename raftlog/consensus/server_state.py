@@ -187,6 +187,9 @@ class ServerState:
 
         # What a leader offered last, until the logs agree. Changes: install_snapshot.py, receive_append_entries().
         self.snapshot_offer: SnapshotWanted | None = None
+        # What the image ends with that is being installed: until that is done, nothing is applied to the database of
+        # before. Changes: restore_snapshot(), machine_is_at(). Means nothing once last_applied is there.
+        self.installing_index = 0
         # How far the pulling of an image is, as the host says. Changes: Raft.report_transfer().
         self.transfer = Transfer()
 
@@ -208,16 +211,7 @@ class ServerState:
         self.leadership: Leadership | None = None
         self.progress: dict[str, Progress] = {}
 
-        # Outboxes
-
-        # Answers that may leave once the hard state is saved.
-        self.replies: list[RaftMessage] = []
-        # Acknowledgements that may leave once the own disk has the log up to the index.
-        # Invariant: all are of current_term.
-        self.acks: list[tuple[int, AppendEntriesResponse]] = []
-        self.events: list[Event] = []
-        # Own reads that are safe now: (request_id, read_index), 0: refused.
-        self.finished_reads: list[tuple[int, int]] = []
+        self._make_outboxes()
 
         # Reads of a follower: not asked yet; asked of leader_id, by the id of the request.
         self.reads_to_forward: list[int] = []
@@ -226,6 +220,16 @@ class ServerState:
         self.next_read_request = rng.getrandbits(48)
         # Peers whose incarnation is known to be another than the configuration records: told once.
         self.mismatches: set[str] = set()
+
+    def _make_outboxes(self) -> None:
+        # Answers that may leave once the hard state is saved.
+        self.replies: list[RaftMessage] = []
+        # Acknowledgements that may leave once the own disk has the log up to the index.
+        # Invariant: all are of current_term.
+        self.acks: list[tuple[int, AppendEntriesResponse]] = []
+        self.events: list[Event] = []
+        # Own reads that are safe now: (request_id, read_index), 0: refused.
+        self.finished_reads: list[tuple[int, int]] = []
 
     @property
     def unsaved_hard_state(self) -> HardState | None:
@@ -236,9 +240,9 @@ class ServerState:
 
     @property
     def lacks_database(self) -> bool:
-        """Whether the database is behind what the log still holds, so that only an image can bring it up: such a
-        server votes and takes entries, but it neither stands for election nor leads."""
-        return self.last_applied < self.log.base.index
+        """Whether the database is behind what the log still holds, or is just becoming an image, so that only an image
+        can bring it up: such a server votes and takes entries, but it applies nothing and does not lead."""
+        return self.last_applied < max(self.log.base.index, self.installing_index)
 
     @property
     def quorum_deadline(self) -> float:

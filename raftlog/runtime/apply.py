@@ -124,6 +124,8 @@ class _Applying:
         if index:
             self._on_applied(index)
             snapshots.installed(self._state, index, outcomes)
+        else:
+            snapshots.not_installed(self._state)
 
     def _has_caught_up(self) -> bool:
         with self._state.monitor:

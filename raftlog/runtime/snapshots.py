@@ -65,6 +65,14 @@ def installed(state: ConsensusState, index: int, outcomes: list[Outcome]) -> Non
     run(afterwards)
 
 
+def not_installed(state: ConsensusState) -> None:
+    """The database is what it was: what the log still has may be applied to it. Monitor: takes it."""
+    with state.monitor:
+        state.raft.machine_is_at(state.raft.last_applied)
+        afterwards = state.settle(state.monitor.monotonic())
+    run(afterwards)
+
+
 def compact(state: ConsensusState, index: int) -> int:
     """Give up the log up to `index`, or as far as may be now. Returns the new base's index; 0: nothing was done.
 

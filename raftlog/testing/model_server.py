@@ -166,7 +166,7 @@ def _act(raft: Raft, action: str, message: ModelMessage | None) -> None:
 
 def _restore(raft: Raft, base: LogBase) -> None:
     """The image is there, wanted or not; of no use to a leader, or where the log begins later."""
-    if raft.role is Role.LEADER or base.index < raft.log.base.index:
+    if raft.role is Role.LEADER or base.index <= max(raft.last_applied, raft.log.base.index - 1):
         return
     raft.restore_snapshot(base, 0.0)
     _write(raft, 0.0)

@@ -278,6 +278,24 @@ def test_a_restored_server_follows_no_leader_of_before_the_snapshot_was_committe
     assert (answer.term, answer.match_index) == (image.committed_in, 0)
 
 
+def test_nothing_is_applied_between_restoring_and_the_image():
+    """Else the image would set the database back, where the log was kept and has what follows."""
+    cluster = Cluster("a", "b", "c", formed=True)
+    cluster.elect("a")
+    cluster.propose("a", "one", "two", "three")
+    cluster.settle()
+    raft = cluster.rafts["c"]
+    cluster.do("c", lambda raft: raft.restore_snapshot(LogBase(3, raft.log.term_at(3)), cluster.now))
+    assert raft.lacks_database
+    assert raft.election_deadline == float("inf")
+    cluster.do("c", lambda raft: raft.machine_is_at(0))
+    assert not raft.lacks_database, "it could not be installed, and the log has everything"
+    cluster.restore("c", LogBase(3, raft.log.term_at(3)))
+    assert not raft.lacks_database
+    with pytest.raises(ValueError, match="has applied entry 3"):
+        raft.restore_snapshot(LogBase(3, raft.log.term_at(3)), cluster.now)
+
+
 def test_useless_images_are_refused():
     cluster = left_behind()
     cluster.apply("a")

@@ -325,7 +325,7 @@ class Shrinking(Moving):
                 self.disks[node_id].database = image.index
                 self.do(node_id, lambda raft: raft.applied_to(image.index))
                 self.restored += 1
-        elif wanted is None or (image is not None and image.index < wanted.minimum_index):
+        elif wanted is None or (image is not None and image.index < max(wanted.minimum_index, raft.last_applied + 1)):
             self.pulling.pop(node_id, None)
             raft.report_transfer(Transfer())
         elif image is None:
