@@ -18,7 +18,7 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str, *, may_
     found_cluster, index, term = position()
     ways_out = (
         "Either the log folder or the database was exchanged or restored from elsewhere. Give this node the folder and "
-        "the database that belong together; or delete its database (it is rebuilt from the log)."
+        "the database that belong together; or delete its database (it is rebuilt from the log or from other nodes)."
     )
     logs_cluster = log.configuration[1].cluster_id
     if cluster_id and logs_cluster and cluster_id != logs_cluster:
@@ -32,10 +32,17 @@ def check_position(machine: StateMachine, log: RaftLog, cluster_id: str, *, may_
     if index > log.last_index:
         if may_be_ahead:
             return
+        if not log.last_index:
+            ways_out = (
+                "So this node's log was lost, and with it what it had promised: it cannot go on as the one it was. "
+                "Delete its database too, start it, and on any host that is up: manage.py raft replace NODE_ID ADDRESS "
+                "(under its old name; it fetches all from the others). If there is none: manage.py raft restore"
+            )
         raise IdentityMismatch(
             f"the database has applied entry {index}, but the log of this node ends at {log.last_index}. {ways_out}"
         )
-    if index and log.term_at(index) != term:
+    # A database that is older than the log's base is brought up by an image (snapshots/pulling.py).
+    if index and not log.matches(index, term):
         raise IdentityMismatch(
             f"the database has applied entry {index} of term {term}, the log has term {log.term_at(index)} there. "
             f"{ways_out}"

@@ -63,6 +63,11 @@ def assert_equal(cluster):
 
 
 def test_who_needs_entries_that_are_gone_gets_an_image(cluster):
+    copy = cluster.directory / "copy"
+    with sqlite3.connect(cluster["a"].database) as source, sqlite3.connect(copy) as target:
+        source.backup(target)
+    source.close()
+    target.close()
     write(cluster, "first")
     leader = cluster.wait_for_leader(BOUND)
     follower = next(node for node in cluster if node.node_id != leader)
@@ -74,12 +79,7 @@ def test_who_needs_entries_that_are_gone_gets_an_image(cluster):
     )
     assert_equal(cluster)
 
-    # A stopped leader's database is replaced by an older copy.
-    copy = cluster[leader].directory / "copy"
-    with sqlite3.connect(cluster[leader].database) as source, sqlite3.connect(copy) as target:
-        source.backup(target)
-    source.close()
-    target.close()
+    # A stopped leader's database is replaced by a copy that is older than its own log.
     assert cluster[leader].stop() == 0
     write(cluster, "second")
     remove_database(cluster[leader])

@@ -7,6 +7,7 @@ import pytest
 from raftlog import conf, signals
 from raftlog.consensus.events import BecameCandidate, BecameLeader, LeaderFound, SteppedDown, VoteGranted
 from raftlog.consensus.log import RaftLog
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
 from raftlog.exceptions import DirectoryInUse, IdentityMismatch
 from raftlog.node import Node, check_position, leader_after
@@ -128,3 +129,16 @@ def test_a_database_that_is_no_point_of_the_log_is_refused(position, word):
         return
     with pytest.raises(IdentityMismatch, match=word):
         check_position(AtPosition(*position), log, "c" * 32)
+
+
+def test_a_database_older_than_what_the_log_holds_is_not_refused():
+    """An image brings it up."""
+    log = RaftLog(base=LogBase(index=5, term=2), last_index=7, term_runs=[TermRun(6, 2)])
+    check_position(AtPosition("c" * 32, 4, 1), log, "c" * 32)
+    with pytest.raises(IdentityMismatch, match="belongs to cluster d"):
+        check_position(AtPosition("d" * 32, 4, 1), log, "c" * 32)
+
+
+def test_a_node_whose_log_was_lost_is_told_to_be_replaced():
+    with pytest.raises(IdentityMismatch, match="raft replace"):
+        check_position(AtPosition("c" * 32, 4, 1), RaftLog(), "")
