@@ -42,8 +42,8 @@ REST_ROUTINE: Final = 9.0
 MAX_REST: Final = 0.5  # seconds
 
 WAY_OUT: Final = (
-    "Stop the node, delete its database file (and the -wal and -shm files beside it; keep the log folder) and start it "
-    "again: it is rebuilt from the log"
+    "Stop the node, run `manage.py raft repair --database` on its host, and start it again: its database is made anew"
+    " from the log"
 )
 
 # (peer, name of the request, arguments) -> answer. Raises RaftlogError, OSError.

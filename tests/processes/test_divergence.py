@@ -116,7 +116,7 @@ def assert_kept_apart(cluster, victim):
     assert status["divergence"]["node_id"] == victim
     printed = node.log_file.read_text()
     assert f"CRITICAL raftlog.divergence: {victim}" in printed
-    assert "delete its database file" in printed
+    assert "raft repair --database" in printed
     signals = [json.loads(line.removeprefix("SIGNAL ")) for line in printed.splitlines() if line.startswith("SIGNAL ")]
     assert signals[-1] == status["divergence"]
     shown = others[0].manage("raft", "status", timeout=BOUND)

@@ -102,9 +102,12 @@ def test_a_row_edited_by_hand_is_found_by_digest_and_healed_by_repair(cluster):
     assert ok
     assert "an image of" in repaired["source"]
     victim.start()
-    cluster.wait_for(lambda found: bool((found[victim.node_id] or {}).get("last_applied")), BOUND, "it has an image")
+    # Not from its own log: that begins later.
+    statuses = cluster.wait_for(
+        lambda found: bool((found[victim.node_id] or {}).get("last_applied")), BOUND, "it has installed an image"
+    )
+    assert statuses[victim.node_id]["first_index"] > 1
     cluster.wait_all_applied(timeout=BOUND)
-    assert victim.status(timeout=10)["first_index"] > 1  # not from its own log
     ok, [healed] = raft(victim, "digest", "--json")
     assert ok, healed
     assert (healed["alike"], healed["tables"][TABLE]) == (["a", "b", "c"], alike["tables"][TABLE])

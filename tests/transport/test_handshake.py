@@ -122,6 +122,30 @@ def test_a_newer_version_only_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     assert caught.value.code == WRONG_VERSION
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [((1, 3), (2, 5)), ((2, 5), (1, 3)), ((3, 3), (1, 9))])
+def test_both_speak_the_highest_version_that_both_know(
+    monkeypatch: pytest.MonkeyPatch, ours: tuple[int, int], theirs: tuple[int, int]
+) -> None:
+    """An upgraded node and one that is not yet find a version in common."""
+
+    def speak(versions: tuple[int, int]) -> None:
+        monkeypatch.setattr(module, "MIN_VERSION", versions[0])
+        monkeypatch.setattr(module, "MAX_VERSION", versions[1])
+
+    speak(ours)
+    client, _ = sides(identity("a"), identity("b"))
+    speak(theirs)
+    _, server = sides(identity("a"), identity("b"))
+    (challenge,) = server.receive(client.hello())
+    speak(ours)
+    proof, about = client.receive(challenge)
+    speak(theirs)
+    server.receive(proof)
+    server.receive(about)
+    assert server.session is not None
+    assert server.session.remote.version == 3
+
+
 def test_membership_is_told_to_members_only() -> None:
     """Whoever cannot prove a secret does not hear whether a node is known."""
     asked: list[str] = []
