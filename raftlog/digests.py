@@ -26,6 +26,8 @@ logger = logging.getLogger("raftlog.digest")
 KEPT: Final = 60.0  # seconds that a snapshot is kept while nobody asks
 LONGEST_WAIT: Final = 300.0  # seconds for the marker
 POLL: Final = 0.2
+REST: Final = 0.5  # times as long as a chunk took
+MAX_REST: Final = 0.1  # seconds
 
 
 class _Ended(Exception):
@@ -41,7 +43,7 @@ class Digest:
         self._tables = tables
         self._stands_still = stands_still
         self._ended = threading.Event()
-        self._asked_at = clock.monotonic()
+        self._asked_at = self._rested_at = clock.monotonic()
         self.state = WAITING
         self.error = ""
         self.index = 0
@@ -110,6 +112,7 @@ class Digest:
             raise RaftlogError(f"entry {self._pin.index} was left before a snapshot was opened; try again")
         self._kept = snapshot.kept()
         self._tables = self._tables or snapshot.tables()
+        self._rested_at = clock.monotonic()
         self.state = HASHING
 
     def _hash(self) -> None:
@@ -118,8 +121,11 @@ class Digest:
             self.found[table] = {"rows": rows, "sum": total, "kept": self._kept.get(table)}
 
     def _count(self, rows: int) -> None:
+        """After each chunk: rest in proportion, since the other threads of the node want the interpreter too."""
         self.rows += rows
         self._refuse_ended()
+        self._ended.wait(min(MAX_REST, (clock.monotonic() - self._rested_at) * REST))
+        self._rested_at = clock.monotonic()
 
     def _refuse_ended(self) -> None:
         if self._ended.is_set():
