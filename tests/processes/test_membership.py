@@ -1,75 +1,20 @@
 """The members change while a writer writes: one to three to five to three, each step one command, on real processes."""
 
 import json
-import sqlite3
-import threading
 
 import pytest
 
-from raftlog.exceptions import NotProposed, OutcomeUnknown, RaftlogError
-from raftlog.replication import codec
-from raftlog.replication.client_session import BlockingAnswers, ClientSession
-from raftlog.runtime import clock
-from raftlog.runtime.ports import APPLIED
-from raftlog.testing.processes import ProcessCluster
+from raftlog.exceptions import RaftlogError
+from raftlog.testing.processes import ProcessCluster, leader_of
+from raftlog.testing.writer import Writer
 
 pytestmark = pytest.mark.processes
 
 TIMEOUT = 30
 
 
-class Writer(threading.Thread):
-    """One command after the other through node a; counts what was acknowledged, and the longest gap of each step."""
-
-    def __init__(self, proposer):
-        super().__init__(daemon=True)
-        self.session = ClientSession(proposer)
-        self.ending = threading.Event()
-        self.acknowledged = []
-        self.unknown = []
-        self.gaps = {}
-        self.step = "before"
-
-    def run(self):
-        self.session.open(TIMEOUT)
-        number, last = 0, clock.monotonic()
-        while not self.ending.is_set():
-            value = f"value {number}"
-            if self.write(value):
-                self.acknowledged.append(value)
-                now = clock.monotonic()
-                self.gaps[self.step] = max(self.gaps.get(self.step, 0.0), now - last)
-                last = now
-            number += 1
-
-    def write(self, value):
-        answers = BlockingAnswers(1)
-        body = codec.encode_command("bench.write_row", 1, {"value": value})
-        try:
-            self.session.submit([body], answers, TIMEOUT)
-        except NotProposed:
-            return False
-        except OutcomeUnknown:
-            self.unknown.append(value)
-            return False
-        answers.wait(TIMEOUT + 1)
-        outcome = answers.outcomes[0]
-        if outcome is None or outcome.status != APPLIED:
-            self.unknown.append(value)
-            return False
-        return True
-
-
 def configuration(node):
     return json.loads(node.manage("raft", "members", "--json"))["configuration"]
-
-
-def rows(node):
-    raw = sqlite3.connect(f"file:{node.database}?mode=ro", uri=True)
-    try:
-        return sorted(value for (value,) in raw.execute("SELECT value FROM bench_row"))
-    finally:
-        raw.close()
 
 
 def start_new(cluster, *names):
@@ -104,21 +49,21 @@ def test_from_one_to_three_to_five_to_three_under_load(tmp_path):
         assert "left the cluster" in step("remove", "b", "e", "--noinput")  # the leader is one of them
         assert configuration(a)["voters"] == ["a", "c", "d"]
         removed = [cluster.nodes.pop(name) for name in ("b", "e")]
-        writer.step = "after"
+        assert "d has priority 5" in step("promote", "d", "--priority", "5")
+        cluster.wait_for(lambda found: leader_of(found) == "d", TIMEOUT, "leadership moves by itself")
+        writer.step = "the leader stops"
         seen = len(writer.acknowledged)
+        assert cluster["d"].stop() == 0
         cluster.wait_for(lambda found: len(writer.acknowledged) > seen + 20, TIMEOUT, "writes go on")
-        writer.ending.set()
-        writer.join(TIMEOUT)
+        writer.stop()
         for node in removed:
             assert node.wait(TIMEOUT) == 3, "a removed node ends by itself"
             node.close()
         cluster.wait_all_applied(TIMEOUT)
-        print({step: f"{gap * 1000:.0f} ms" for step, gap in writer.gaps.items()}, len(writer.acknowledged), "writes")
-        found = rows(a)
-        assert len(found) == len(set(found)), "nothing twice"
-        assert set(writer.acknowledged) <= set(found), "nothing lost"
-        assert set(found) <= {*writer.acknowledged, *writer.unknown}
-        assert rows(cluster["c"]) == rows(cluster["d"]) == found
+        print(writer.shown())
+        writer.check(node.database for node in cluster.running)
+        assert not writer.refused
+        assert not writer.unknown
 
 
 def test_a_node_comes_back_with_an_empty_folder_and_is_replaced(tmp_path):
