@@ -16,7 +16,7 @@ from django.test import override_settings
 from raftlog import conf
 from raftlog.exceptions import DirectoryInUse, HandshakeRefused, NodeUnavailable
 from raftlog.management.commands.raft import Command
-from raftlog.management.raft import check, run, status
+from raftlog.management.raft import add, check, run, status
 from raftlog.management.verbs import find_verbs
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +147,17 @@ def test_status_asks_the_local_node_and_every_member_within_the_timeout(monkeypa
 def test_status_names_wrong_settings():
     with pytest.raises(CommandError, match="NODE_ID"):
         raft("status")
+
+
+# add
+
+
+def test_nodes_to_add_come_in_pairs():
+    assert add.pairs(["d", "ws://d:1", "e", "ws://e:1"]) == {"d": "ws://d:1", "e": "ws://e:1"}
+    with pytest.raises(CommandError, match="e has no address"):
+        add.pairs(["d", "ws://d:1", "e"])
+    with pytest.raises(CommandError, match="named twice"):
+        add.pairs(["d", "ws://d:1", "d", "ws://e:1"])
 
 
 # check

@@ -17,7 +17,7 @@ from raftlog.node import fetch_status
 
 class AddVerb(Verb):
     name = "add"
-    help = "Take a node into the cluster: it learns first, and becomes a voter once it has caught up."
+    help = "Take nodes into the cluster: they learn first, and become voters once they have caught up."
     epilog = f"""\
 First start the node on its host: NODE_ID is its name, ADDRESS where the others reach it, MEMBERS the members of the
 running cluster without it, SECRET_KEYS theirs; its folder and database are empty. It then waits to be taken in.
@@ -27,7 +27,8 @@ progress for 30 seconds the change is given up.
 
 examples:
   manage.py raft add d ws://10.0.0.4:8000
-  manage.py raft add d ws://10.0.0.4:8000 --learner    it gets everything and never votes
+  manage.py raft add d ws://10.0.0.4:8000 e ws://10.0.0.5:8000    both in one change
+  manage.py raft add d ws://10.0.0.4:8000 --learner               it gets everything and never votes
 
 {EXIT_CODES}
 """
@@ -35,6 +36,9 @@ examples:
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("node_id", help="NODE_ID of the new node")
         parser.add_argument("address", help="its ADDRESS, ws://host:port or wss://host:port")
+        parser.add_argument(
+            "more", nargs="*", metavar="node_id address", help="further nodes, taken in by the same change"
+        )
         parser.add_argument("--learner", action="store_true", help="as a learner, until `raft promote`")
         parser.add_argument("--priority", type=int, default=0, help="who is to lead: see `raft promote` (default: 0)")
         add_change_arguments(parser)
@@ -42,24 +46,38 @@ examples:
     def run(self, options: dict[str, Any], output: Output) -> int:
         settings = read_settings()
         cluster = Cluster(settings)
-        node_id, address = options["node_id"], options["address"]
-        before = cluster.configuration
-        incarnation = incarnation_of(settings, node_id, address, before.cluster_id)
-        known = before.servers.get(node_id)
-        if known is not None and known.incarnation != incarnation:
-            raise CommandError(
-                f"{node_id} is a member with another folder than the one at {address}: raft replace {node_id} {address}"
-            )
-        server = Server(address, incarnation, options["priority"])
-        target = before.with_server(node_id, server, voter=not options["learner"])
+        before = target = cluster.configuration
+        added = pairs([options["node_id"], options["address"], *options["more"]])
+        for node_id, address in added.items():
+            incarnation = incarnation_of(settings, node_id, address, before.cluster_id)
+            known = before.servers.get(node_id)
+            if known is not None and known.incarnation != incarnation:
+                raise CommandError(
+                    f"{node_id} is a member with another folder than the one at {address}: "
+                    f"raft replace {node_id} {address}"
+                )
+            server = Server(address, incarnation, options["priority"])
+            target = target.with_server(node_id, server, voter=not options["learner"])
+        names = ", ".join(added)
         if target == before:
-            raise CommandError(f"{node_id} is a member already: {describe(before)}")
+            raise CommandError(f"{names}: a member already: {describe(before)}")
         output.line(f"{tolerance(len(before.voters))}; then {tolerance(len(target.voters))}")
         cluster.change_to(target)
         cluster.follow(target, output, options["timeout"])
-        output.result({"added": node_id, "voters": target.voters, "learners": target.learners})
-        output.line(f"{node_id} is a {'learner' if options['learner'] else 'voter'}: {describe(target)}", style="green")
+        output.result({"added": list(added), "voters": target.voters, "learners": target.learners})
+        parts = "learns" if options["learner"] else "votes"
+        output.line(f"{names}: added, and {parts}: {describe(target)}", style="green")
         return 0
+
+
+def pairs(words: list[str]) -> dict[str, str]:
+    """{node id: address}. Raises CommandError where one is missing or named twice."""
+    added = dict(zip(words[::2], words[1::2], strict=False))
+    if len(words) % 2:
+        raise CommandError(f"{words[-1]} has no address: write node_id address, for each node")
+    if 2 * len(added) != len(words):
+        raise CommandError(f"a node is named twice: {' '.join(words)}")
+    return added
 
 
 def incarnation_of(settings: conf.Settings, node_id: str, address: str, cluster_id: str) -> str:
