@@ -21,8 +21,10 @@ TIMEOUT = 30.0  # seconds that one write may take
 class Writer(threading.Thread):
     """start(), name each `step`, stop(). `gaps` has the longest time without an acknowledged write in each step."""
 
-    def __init__(self, proposer: Proposer, name: str = "writer") -> None:
+    def __init__(self, proposer: Proposer, name: str = "writer", *, pause: float = 0.0) -> None:
+        """`pause`: seconds between an answer and the next write."""
         super().__init__(name=name, daemon=True)
+        self._pause = pause
         self.acknowledged: list[str] = []
         # Writes of which nothing was done, and those of which nobody knows.
         self.refused: list[str] = []
@@ -41,7 +43,8 @@ class Writer(threading.Thread):
                 self.acknowledged.append(value)
                 now = clock.monotonic()
                 self.gaps[self.step] = max(self.gaps.get(self.step, 0.0), now - last)
-                last = now
+                clock.sleep(self._pause)
+                last = clock.monotonic()
             number += 1
 
     def _write(self, value: str) -> bool:

@@ -13,6 +13,7 @@ from raftlog.runtime import clock
 from raftlog.storage.faults import ENVIRONMENT_VARIABLE
 from raftlog.testing.processes import ProcessCluster, leader_of
 from raftlog.testing.writer import Writer
+from tests.processes.recipes import follow
 from tests.services import missing
 
 pytestmark = pytest.mark.processes
@@ -77,7 +78,7 @@ class Load:
     """Writers on the two nodes whose disks are well."""
 
     def __init__(self, cluster):
-        self.writers = {node_id: Writer(cluster[node_id].client(), node_id) for node_id in ("b", "c")}
+        self.writers = {node_id: Writer(cluster[node_id].client(), node_id, pause=0.01) for node_id in ("b", "c")}
         for writer in self.writers.values():
             writer.start()
 
@@ -122,8 +123,10 @@ def fill_the_disk(cluster, tmpfs, load):
     )
     assert found["a"]["unfit"] == "its disk is full"
     assert "the disk is full; this node takes no entries" in cluster["a"].log_file.read_text()
-    members = json.loads(cluster["b"].manage("raft", "members", "--json"))["members"]
-    assert (members["a"]["may_lead"], members["b"]["may_lead"]) == (False, True)
+    status, members = follow("disk-full", cluster)
+    assert "the disk is full" in status
+    may_lead = {words[0]: words[4] for words in map(str.split, members.splitlines()[2:])}
+    assert may_lead == {"a": "no", "b": "yes", "c": "yes"}, members
     writer = load.writers["c"]
     seen = len(writer.acknowledged)
     cluster.wait_for(lambda found: len(writer.acknowledged) > seen + 20, TIMEOUT, "writes go on")

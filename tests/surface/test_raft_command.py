@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
 from raftlog import conf
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.exceptions import DirectoryInUse, HandshakeRefused, NodeUnavailable
+from raftlog.management import members
 from raftlog.management.commands.raft import Command
 from raftlog.management.raft import add, check, run, status
 from raftlog.management.verbs import find_verbs
@@ -210,3 +213,16 @@ def test_check_stops_at_wrong_settings_and_fails():
     found = json.loads(output)
     assert not found["ok"]
     assert "raftlog.E002" in [row["what"] for row in found["checks"]]
+
+
+# members
+
+
+def test_a_change_after_which_no_majority_could_be_reached_is_refused():
+    reached = {"a": {"connected": True}, "b": {"connected": False}, "c": {"connected": True}}
+    cluster = types.SimpleNamespace(leader_id="a", members=reached)
+    servers = {node_id: Server(f"ws://{node_id}:1") for node_id in "abc"}
+    three = Configuration("c" * 32, servers, ("a", "b", "c"))
+    members.refuse_lost_quorum(cluster, three)
+    with pytest.raises(CommandError, match="of the voters a, b then, b cannot be reached now"):
+        members.refuse_lost_quorum(cluster, three.without("c"))
