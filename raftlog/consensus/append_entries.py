@@ -52,7 +52,7 @@ def append_proposals(state: ServerState, payloads: Sequence[bytes], log_time: in
         raise InvalidEntry(f"only entries of the kinds {sorted(CLIENT_KINDS)} are proposed; none was appended")
     if leadership.transfer_to and now < leadership.transfer_deadline:
         raise NotNow(f"leadership is being transferred to {leadership.transfer_to}", leadership.transfer_deadline - now)
-    if state.unfit:
+    if state.unfit and not state.unfit_takes_entries:
         raise NotNow(f"{state.node_id} leads, but takes nothing: {state.unfit}")
     size = sum(map(len, payloads))
     limit = state.settings.max_uncommitted_bytes

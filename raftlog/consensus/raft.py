@@ -220,10 +220,11 @@ class Raft(ServerState):
         """Whether leadership may be handed to this server."""
         return timing.may_lead(self)
 
-    def set_unfit(self, reason: str, now: float) -> None:
-        """This server should not lead just now ("": it may again): a leader takes nothing and hands over, as soon as
-        there is somebody; it goes on voting."""
+    def set_unfit(self, reason: str, now: float, *, takes_entries: bool = False) -> None:
+        """This server should not lead just now ("": it may again): a leader hands over, as soon as there is somebody,
+        and takes nothing meanwhile, unless `takes_entries`; it goes on voting."""
         self.latest_now = now
+        self.unfit_takes_entries = takes_entries
         priority.set_unfit(self, reason, now)
 
     def withdraw(self, now: float) -> None:

@@ -182,6 +182,8 @@ class ServerState:
         # Why this server should not lead just now, in the words of its host (its disk); "": it may.
         # Changes: priority.set_unfit(). Durable: no.
         self.unfit = ""
+        # Whether it takes entries nevertheless, while it leads. Changes: Raft.set_unfit().
+        self.unfit_takes_entries = False
 
         # Snapshots (install_snapshot.py)
 

@@ -385,7 +385,8 @@ class ConsensusState(LogWriter):
         with self.monitor:
             now = self.monitor.monotonic()
             self.damaged = f"its log is damaged: {damage}"
-            self.raft.set_unfit(self.damaged, now)
+            if not (self.disk_full or self.disk_stalled):
+                self.raft.set_unfit(self.damaged, now, takes_entries=True)
             afterwards = self.settle(now, wake=self.peer_work)
         run(afterwards)
 

@@ -124,7 +124,11 @@ class LogWriter:
 
     def written(self, work: UnstableEntries, succeeded: bool) -> None:
         """Tell the core what is durable now, and whether it may lead; keep what could not be written. Monitor: held."""
-        self.raft.set_unfit("its disk is full" if self.disk_full else self.damaged, self.monitor.monotonic())
+        now = self.monitor.monotonic()
+        if self.disk_full:
+            self.raft.set_unfit("its disk is full", now)
+        else:
+            self.raft.set_unfit(self.damaged, now, takes_entries=True)
         if not succeeded:
             self.unwritten = work
         elif work.last_id is not None:

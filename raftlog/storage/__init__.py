@@ -74,8 +74,11 @@ class Storage:
         self.replace_cluster_id(cluster_id)
 
     def replace_cluster_id(self, cluster_id: str) -> None:
-        """As set_cluster_id(), whatever the folder holds: for a cluster that goes on with the log of another."""
-        metadata = msgspec.structs.replace(self.metadata, cluster_id=cluster_id)
+        """As set_cluster_id(), whatever the folder holds: for a cluster that goes on with the log of another.
+
+        What a repaired folder had promised it had promised to that one.
+        """
+        metadata = msgspec.structs.replace(self.metadata, cluster_id=cluster_id, repairing=None)
         _guarded(self.directory, lambda: save_metadata(self.filesystem, self.directory, metadata))
         self.metadata = metadata
 

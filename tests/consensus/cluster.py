@@ -45,6 +45,7 @@ class Disk:
         self.batches: list[EntryBatch] = []
         # Only Cluster.apply() and Cluster.pull() raise it: tests without a database begin at 0 after a restart.
         self.database = 0
+        self.recovery_id = 0
 
     @property
     def last_index(self) -> int:
@@ -153,7 +154,8 @@ class Cluster:
             now=self.now,
             first_members=self.first_members if node_id in self.first_members.voters else None,
             new_cluster_id="c" * 32,
-            last_applied=disk.database,
+            last_applied=min(disk.database, disk.last_index),  # a repaired log may end before the database
+            recovery_id=disk.recovery_id,
         )
         self.check(node_id)
         return self.rafts[node_id]

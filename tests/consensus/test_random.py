@@ -286,6 +286,54 @@ class Moving(Chaos):
         raft.change_configuration(target, raft.configuration_index, self.now)
 
 
+class Damaged(Chaos):
+    """Disks of a minority lose what they had: the end of the log, the newest terms and votes, or both."""
+
+    def __init__(self, *node_ids: str, seed: int) -> None:
+        self.saved: dict[str, list[HardState]] = {node_id: [HardState()] for node_id in node_ids}
+        self.repairs = self.repaired = 0
+        super().__init__(*node_ids, seed=seed)
+        self.steps[self.end_repair] = self.chance.choice([1.0, 10.0])
+        self.disturbed_every = self.chance.choice([0.1, 0.2, 0.4])
+        self.loss = self.chance.choice([0.0, 0.05, 0.2])
+
+    def save(self, node_id: str) -> None:
+        super().save(node_id)
+        self.saved[node_id].append(self.disks[node_id].hard_state)
+
+    def disturbances(self) -> list[Callable[[], None]]:
+        return [self.part, self.part, self.heal, self.heal, self.cut_one_way, self.transfer, *[self.damage_one] * 4]
+
+    def damage_one(self) -> None:
+        node_id = self.any_node()
+        lost = {each for each, disk in self.disks.items() if disk.recovery_id} | {node_id}
+        if 2 * len(lost) >= len(self.disks) or not self.rafts[node_id].configuration.cluster_id:
+            return
+        self.repairs += 1
+        disk, what = self.disks[node_id], self.chance.choice(["log", "hard state", "both"])
+        log_term = disk.load_log().last_term
+        if what != "hard state" and disk.last_index:
+            disk.truncate_from(self.chance.randint(1, disk.last_index))
+        if what != "log":
+            older = self.chance.choice(self.saved[node_id])
+            disk.hard_state = older if older.current_term >= log_term else HardState(log_term, "")
+        disk.recovery_id = self.repairs
+        self.crash_one(node_id)
+
+    def end_repair(self) -> None:
+        self.try_to_end_repair(self.any_node())
+
+    def try_to_end_repair(self, node_id: str) -> None:
+        if self.rafts[node_id].recovery_finished:
+            self.disks[node_id].recovery_id = 0
+            self.repaired += 1
+            self.do(node_id, lambda raft: raft.recovery_saved())
+
+    def work_off(self, node_id: str) -> None:
+        super().work_off(node_id)
+        self.try_to_end_repair(node_id)
+
+
 class Shrinking(Moving):
     """Its logs are compacted, its servers pull images of each other's databases, and some lose theirs."""
 
@@ -454,6 +502,16 @@ def test_three_servers_keep_every_promise_and_recover(seed):
 @pytest.mark.parametrize("seed", range(100, 106))
 def test_five_servers_keep_every_promise_and_recover(seed):
     check_recovery(run_chaos("a", "b", "c", "d", "e", seed=seed, steps=1200))
+
+
+@pytest.mark.parametrize("seed", range(200, 216))
+def test_damaged_disks_of_a_minority_lose_nothing_that_was_committed(seed):
+    cluster = Damaged(*"abcde"[: 3 + 2 * (seed % 2)], seed=seed)
+    cluster.form()
+    for _ in range(2000):
+        cluster.step()
+    check_recovery(cluster)
+    assert not any(disk.recovery_id for disk in cluster.disks.values())
 
 
 def test_random_histories_reach_what_they_are_meant_to_reach():

@@ -190,3 +190,22 @@ def test_a_failed_sync_takes_the_node_down_loudly_and_the_others_go_on():
         assert "StorageFailed" in cluster.servers[leader].failure
         cluster.network.crash(leader)
         assert {o.status for o in cluster.propose(others[0], cluster.payloads(3))} == {APPLIED}
+
+
+def test_a_leader_whose_log_is_found_damaged_hands_over_and_goes_on():
+    with Cluster(3) as cluster:
+        leader = cluster.leader()
+        cluster.servers[leader].state.note_damage("log-1.segment, offset 512: the checksum is wrong")
+        others = [node_id for node_id in cluster.ids if node_id != leader]
+        cluster.leader(among=others)
+        status = cluster.servers[leader].status()
+        assert any("offset 512" in problem and "raft repair" in problem for problem in status["problems"])
+        assert {outcome.status for outcome in cluster.propose(leader, cluster.payloads(3))} == {APPLIED}
+
+
+def test_a_single_server_whose_log_is_found_damaged_goes_on_leading():
+    with Cluster(1) as cluster:
+        leader = cluster.leader()
+        cluster.servers[leader].state.note_damage("log-1.segment, offset 512: the checksum is wrong")
+        assert {outcome.status for outcome in cluster.propose(leader, cluster.payloads(3))} == {APPLIED}
+        assert cluster.leaders() == [leader]

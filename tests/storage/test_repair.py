@@ -150,6 +150,16 @@ def test_a_folder_goes_on_after_its_repair(disk):
     assert all_entries(storage.log)[-1][0] == 20
 
 
+def test_a_new_cluster_that_begins_with_a_repaired_log_has_nothing_to_wait_for(disk):
+    damaged = copy_of(disk)
+    flip(damaged, newest(disk), 512 + 60)
+    repair(damaged)
+    storage = opened("d", filesystem=damaged)
+    storage.replace_cluster_id("ef" * 16)
+    storage.close()
+    assert opened("d", filesystem=damaged).recovery_id == 0
+
+
 def test_repaired_twice_keeps_what_was_lost_first(disk):
     damaged = copy_of(disk)
     first = f"d/{layout.segment_name(1, 1)}"
