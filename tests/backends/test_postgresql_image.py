@@ -1,5 +1,6 @@
 """Images of PostgreSQL: what pg_dump makes of one snapshot, put back in one transaction under open connections."""
 
+import shutil
 import threading
 
 import psycopg
@@ -15,6 +16,7 @@ from raftlog.replication import images
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.images import postgresql as module
 from raftlog.replication.tables import ensure_tables
+from tests import services
 from tests.backends import postgresql
 from tests.replication.log import apply_all, opened
 
@@ -36,6 +38,8 @@ def stand_at(database, index, cluster_id=CLUSTER):
 
 @pytest.fixture
 def database(django_db_blocker):
+    if shutil.which("pg_dump") is None or shutil.which("pg_restore") is None:
+        services.missing("pg_dump and pg_restore are not installed")
     with django_db_blocker.unblock():
         made = postgresql.Database()
         try:

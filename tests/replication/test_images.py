@@ -11,6 +11,7 @@ from raftlog.consensus.snapshot import LogBase
 from raftlog.exceptions import ImageDamaged, ImageError
 from raftlog.replication import images
 from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.images import sqlite
 from raftlog.replication.images.hooks import load_hooks
 from tests.replication.conftest import sqlite_database
 from tests.replication.log import CLUSTER, START, apply_all, opened
@@ -160,8 +161,20 @@ def test_an_image_is_refused_where_its_vendor_or_its_tables_are_of_another_kind(
         machine.install(tmp_path / "image")
 
 
-def test_what_is_applied_is_durable_up_to_the_index_that_make_durable_says(machine):
+def test_what_is_applied_is_durable_up_to_the_index_that_make_durable_says(machine, monkeypatch):
+    synced = []
+    monkeypatch.setattr(sqlite, "make_durable_file", synced.append)
     assert machine.make_durable() == 5
+    wal = database_file().with_name(database_file().name + "-wal")
+    assert synced == [wal, database_file()]
+
+
+def test_a_large_wal_is_given_back(machine, monkeypatch):
+    monkeypatch.setattr(sqlite, "LARGE_WAL", 0)
+    wal = database_file().with_name(database_file().name + "-wal")
+    assert wal.stat().st_size > 0
+    machine.make_durable()
+    assert wal.stat().st_size == 0
 
 
 one_engine = pytest.mark.parametrize("machine", ["raftlog.backends.sqlite3"], indirect=True)

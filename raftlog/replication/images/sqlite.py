@@ -28,6 +28,7 @@ from raftlog.replication.shapes import Schema, TableShape, quoted
 
 STEP_PAGES: Final = 1_024  # of one call of the backup API, between which progress is told
 BUSY_TIMEOUT_MS: Final = 60_000
+LARGE_WAL: Final = 64 << 20  # bytes
 
 _POSITION: Final = (
     "SELECT cluster_id, applied_index, applied_term, schema_version, diverged FROM raftlog_appliedindex WHERE id = 1"
@@ -94,9 +95,13 @@ def make_durable(alias: str) -> int:
             return int(index)
         # The WAL first: what is in it is in the database, whether or not a reader keeps it from being copied there.
         wal = Path(f"{name}-wal")
+        mode = "PASSIVE"
         if wal.exists():
             make_durable_file(wal)
-        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            # An image that was installed, or a long reader, has left it large; this gives the room back.
+            mode = "TRUNCATE" if wal.stat().st_size > LARGE_WAL else "PASSIVE"
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
         make_durable_file(Path(name))
         return int(index)
 
