@@ -4,6 +4,7 @@ import os
 import signal
 import sqlite3
 import threading
+import warnings
 
 import pytest
 from django.db import connections, transaction
@@ -176,8 +177,11 @@ def test_a_process_killed_at_any_step_of_an_install_leaves_the_old_or_the_new_da
 
 def kill_in_child(image, calls, folder):
     """Install in a process that kills itself when progress was told so often; (index, rows) of what it leaves."""
-    child = os.fork()
+    with warnings.catch_warnings():  # of threads that other tests have left: Python 3.12 warns
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
+        signal.alarm(120)  # rather fail than hang
         told = iter(range(1, calls + 1))
 
         def on_progress(done, total):
