@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from raftlog.management.output import Output
+from raftlog.management.progress import byte_progress
 from raftlog.runtime import clock
 from raftlog.storage.filesystem import FileSystem
 from raftlog.storage.verify import Finding, check_directory, still_found, total_bytes
@@ -29,11 +28,8 @@ def check_folder(filesystem: FileSystem, directory: str, output: Output) -> Chec
     """Read everything, and again what a running owner may have been writing. Raises OSError."""
     checked = CheckedFolder()
     paths = set()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(
-        *columns, TimeRemainingColumn(), console=output.console, disable=not output.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task("reading", total=total_bytes(filesystem, directory))
+    total = total_bytes(filesystem, directory)
+    with byte_progress(output, "reading the log") as progress:
         for seen in check_directory(filesystem, directory):
             if isinstance(seen, Finding):
                 checked.findings.append(seen)
@@ -41,7 +37,7 @@ def check_folder(filesystem: FileSystem, directory: str, output: Output) -> Chec
             paths.add(seen.path)
             checked.read_bytes += seen.size
             checked.entries += seen.entries
-            bar.update(task, completed=checked.read_bytes)
+            progress(checked.read_bytes, total)
     checked.segments = len(paths)
     for wait in LOOK_AGAIN:
         if any(finding.is_in_use for finding in checked.findings):

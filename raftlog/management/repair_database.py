@@ -14,12 +14,11 @@ from typing import Any, Final
 
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
-from rich.progress import BarColumn, Progress, TextColumn
 
 from raftlog.conf import Settings
-from raftlog.consensus.entries import EntryBatch
 from raftlog.disaster.emptying import drop_everything
 from raftlog.exceptions import ApplyStopped, DirectoryInUse, RaftlogError, StorageError
+from raftlog.management.checking import check_folder
 from raftlog.management.members import confirm
 from raftlog.management.output import Output
 from raftlog.node import fetch_status
@@ -27,7 +26,6 @@ from raftlog.replication.tables import read_applied
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log
 from raftlog.storage import Storage, open_storage
-from raftlog.storage.inspect import verify
 
 SUFFIXES: Final = ("", "-wal", "-shm")
 
@@ -76,25 +74,15 @@ def applied_index(alias: str) -> int:
 def find_source(settings: Settings, storage: Storage, output: Output, *, from_peers: bool) -> str:
     """Where the rows will come from, in words. Raises CommandError where they would come from nowhere."""
     if storage.log.base.index == 0 and not from_peers:
-        if problems := verify_log(settings, storage, output):
-            raise CommandError(f"this node's log is damaged, so the database is left as it is: {'; '.join(problems)}")
+        if findings := check_folder(storage.filesystem, storage.directory, output).findings:
+            damage = "; ".join(map(str, findings))
+            raise CommandError(f"this node's log is damaged, so the database is left as it is: {damage}")
         return f"this node's log, entries 1-{storage.log.last_index}"
     healthy, reasons = healthy_peers(settings)
     if not healthy:
         text = "the rows would have to come from a peer, and no healthy one answers"
         raise CommandError(f"{text} ({'; '.join(reasons) or 'there is none'}); the database is left as it is")
     return f"an image of {' or '.join(healthy)}"
-
-
-def verify_log(settings: Settings, storage: Storage, output: Output) -> list[str]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:,} of {task.total:,}"))
-    with Progress(*columns, console=output.console, disable=not output.is_terminal, transient=True) as progress:
-        task = progress.add_task("reading the log", total=storage.log.last_index)
-
-        def on_progress(batch: EntryBatch) -> None:
-            progress.update(task, completed=batch.last_index)
-
-        return verify(settings.data_dir, storage.filesystem, on_progress)
 
 
 def healthy_peers(settings: Settings) -> tuple[list[str], list[str]]:

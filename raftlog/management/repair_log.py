@@ -22,8 +22,8 @@ from raftlog.storage.repair import RepairPlan, carry_out, plan_repair
 
 DONE, DAMAGED, IMPOSSIBLE = 0, 1, 2
 WAY_OUT = (
-    "No other server has what is lost, so it cannot be fetched again. Restore the last backup (`manage.py raft "
-    "restore`); or, to go on with what is left, copy DATA_DIR and `manage.py raft recover`"
+    "No other server has what is lost, so it cannot be fetched again. The database has what was applied: go on with it "
+    "(`manage.py raft leave`, then `raft init --adopt`), or restore the last backup (`manage.py raft restore`)"
 )
 
 
@@ -58,7 +58,7 @@ def _go_on(
             output.line(f"It was repaired ({repairing.since}): start it, and it fetches what it lost.")
         return DONE
     show(plan, output)
-    others = [address for node_id, address in settings.members.items() if node_id != settings.node_id]
+    others = addresses_of_others(plan, settings)
     if not others and not plan.impossible:
         plan.impossible = report["impossible"] = WAY_OUT
     if plan.impossible:
@@ -84,6 +84,12 @@ def _go_on(
     output.line(f"Repaired; what was damaged is kept in {plan.directory}/{aside}.", style="green")
     output.line("Start this node (manage.py raft run): it votes and counts again once it has what it lost.")
     return DONE
+
+
+def addresses_of_others(plan: RepairPlan, settings: Settings) -> list[str]:
+    """Of the newest members that the log names, as far as it can be read; else of the first ones."""
+    members = {node_id: server.address for node_id, server in plan.configuration.servers.items()} or settings.members
+    return [address for node_id, address in members.items() if node_id != settings.node_id]
 
 
 def as_data(plan: RepairPlan) -> dict[str, Any]:

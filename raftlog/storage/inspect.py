@@ -1,4 +1,4 @@
-"""A read-only look at a node's directory, for `raft log` and `raft verify`: beside a running node, or at damage.
+"""A read-only look at a node's directory, for `raft log` and its like: beside a running node, or at damage.
 
 Nothing here takes the owner's lock, writes, or syncs. A running node may write while it is read, so
 what looks like damage at the end of the log is looked at again before it is believed.
@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.snapshot import NO_BASE, LogBase
 from raftlog.consensus.state import HardState, TermRun
 from raftlog.exceptions import LogDamaged, StorageError
@@ -23,7 +22,6 @@ from raftlog.storage.segmented_log import SEGMENT_BYTES, SegmentedLog
 
 # How often a look at a directory in use is repeated before what it shows is believed.
 _LOOKS: Final = 3
-_READ_BYTES: Final = 1 << 20
 
 _Result = TypeVar("_Result")
 
@@ -120,41 +118,6 @@ def open_for_reading(directory: str | os.PathLike[str], filesystem: FileSystem |
     path = os.fspath(directory)
     loaded = _believed(lambda: load_log(disk, path, writable=False))
     return SegmentedLog(disk, path, loaded, SEGMENT_BYTES, read_only=True)
-
-
-def verify(
-    directory: str | os.PathLike[str],
-    filesystem: FileSystem | None = None,
-    on_progress: Callable[[EntryBatch], None] = lambda batch: None,
-) -> list[str]:
-    """Read every entry and check every checksum. Returns what is wrong, a sentence each; empty: all is well.
-
-    `on_progress` is called with each batch that was read and is whole.
-    """
-    report = inspect_directory(directory, filesystem)
-    if report.problems:
-        return report.problems
-    log = open_for_reading(directory, filesystem)
-    try:
-        index = log.first_index
-        while index <= log.last_index:
-            try:
-                batch = log.read(index, log.last_index, _READ_BYTES)
-                batch.check()
-            except StorageError as error:
-                report.problems.append(str(error))
-                index = _next_segment(report, index)
-                continue
-            on_progress(batch)
-            index = batch.last_index + 1
-    finally:
-        log.close()
-    return report.problems
-
-
-def _next_segment(report: DirectoryReport, index: int) -> int:
-    """First index behind the segment that holds `index`."""
-    return next(segment.last_index + 1 for segment in report.segments if segment.last_index >= index)
 
 
 def _believed(look: Callable[[], _Result]) -> _Result:

@@ -27,6 +27,7 @@ from typing import Final
 
 import msgspec
 
+from raftlog.consensus.configuration import Configuration, decode_configuration
 from raftlog.consensus.state import HardState
 from raftlog.exceptions import LogDamaged
 from raftlog.storage.base import BaseRecord, open_base
@@ -69,6 +70,8 @@ class RepairPlan:
     cut_from: int = 0
     promised_index: int = 0
     promised_term: int = 0
+    # The newest members that anything readable names.
+    configuration: Configuration = field(default_factory=Configuration)
     # The new hard state, None: the old one is whole.
     hard_state: HardState | None = None
     # Names of segments that are moved aside; and the one that is replaced by its first `keep_sectors` sectors.
@@ -99,6 +102,7 @@ def plan_repair(filesystem: FileSystem, directory: str) -> RepairPlan:
     except LogDamaged as error:
         plan.impossible = f"{error.path}: {error.what}. {REPLACE}"
         return plan
+    plan.configuration = record.base.configuration
     _plan_log(filesystem, plan, names, record)
     if f"{directory}/{HARD_STATE}" in damaged:
         plan.hard_state = _best_hard_state(filesystem, directory, max(plan.promised_term, record.base.term))
@@ -153,6 +157,8 @@ class _Cut:
         for record in records:
             plan.promised_index = max(plan.promised_index, record.header.last_index)
             plan.promised_term = max(plan.promised_term, record.last_term)
+            if record.configuration:
+                plan.configuration = decode_configuration(record.configuration)
         begins = [record.header.first_index for record in records]
         if self.cut_from:
             plan.moved.append(name)

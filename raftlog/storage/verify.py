@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from raftlog.consensus.entries import CONFIGURATION
 from raftlog.exceptions import InvalidEntry, LogDamaged, StorageError
 from raftlog.storage.filesystem import SECTOR_BYTES, File, FileSystem
 from raftlog.storage.hard_state import read_hard_state
@@ -74,6 +75,7 @@ class RecordSeen(NamedTuple):
     header: RecordHeader
     size: int
     last_term: int  # of a batch; else 0
+    configuration: bytes = b""  # payload of the last CONFIGURATION entry in it, if there is one
 
 
 def check_directory(filesystem: FileSystem, directory: str) -> Iterator[Finding | Checked]:
@@ -286,7 +288,10 @@ class _SegmentCheck:
             batch.check()
         except InvalidEntry as error:
             raise BadRecord(str(error)) from error
-        return RecordSeen(header, len(image), batch.last_term)
+        configuration = b""
+        if header.configurations:
+            configuration = next(payload for payload in reversed(batch.payloads) if payload[0] == CONFIGURATION)
+        return RecordSeen(header, len(image), batch.last_term, configuration)
 
     def _skip(self) -> Checked:
         """Go on behind a bad record whose header is whole, else at the next sector that may begin one."""

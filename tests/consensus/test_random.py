@@ -302,7 +302,8 @@ class Damaged(Chaos):
         self.saved[node_id].append(self.disks[node_id].hard_state)
 
     def disturbances(self) -> list[Callable[[], None]]:
-        return [self.part, self.part, self.heal, self.heal, self.cut_one_way, self.transfer, *[self.damage_one] * 4]
+        ordinary = [self.part, self.part, self.heal, self.heal, self.cut_one_way, self.transfer, self.crash_one]
+        return [*ordinary, *[self.damage_one] * 4]
 
     def damage_one(self) -> None:
         node_id = self.any_node()

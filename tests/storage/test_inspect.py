@@ -6,7 +6,7 @@ import pytest
 
 from raftlog.consensus.state import HardState, TermRun
 from raftlog.exceptions import StorageFailed
-from raftlog.storage.inspect import inspect_directory, open_for_reading, verify
+from raftlog.storage.inspect import inspect_directory, open_for_reading
 from tests.storage.helpers import all_entries, batch, configuration_batch, opened
 
 
@@ -57,27 +57,6 @@ def test_reading_changes_no_byte(tmp_path, storage):
     assert report.last_index == 91
     open_for_reading(tmp_path).close()
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
-
-
-def test_verify_reads_everything(tmp_path, storage):
-    seen = []
-    assert verify(tmp_path, on_progress=seen.append) == []
-    assert sum(map(len, seen)) == 101
-
-
-def test_verify_names_each_damaged_segment_and_goes_on(tmp_path, storage):
-    report = inspect_directory(tmp_path)
-    assert len(report.segments) >= 3
-    for segment in report.segments[:2]:
-        with open(segment.path, "r+b") as file:
-            file.seek(512 + 80)
-            file.write(b"damage")
-    seen = []
-    problems = verify(tmp_path, on_progress=seen.append)
-    assert len(problems) == 2
-    assert report.segments[0].path in problems[0]
-    assert report.segments[1].path in problems[1]
-    assert seen[-1].last_index == 101
 
 
 def test_problems_are_collected(tmp_path, storage):

@@ -12,6 +12,8 @@ from django.core.management import CommandError
 from django.db import connection
 from django.test import override_settings
 
+from raftlog.consensus.configuration import Configuration, Server, encode_configuration
+from raftlog.consensus.entries import EntryBatch, Run
 from raftlog.consensus.state import HardState
 from raftlog.management.database_check import check_database
 from raftlog.management.output import Output
@@ -149,6 +151,21 @@ def test_repair_says_what_it_cannot_mend(folder, settings):
     assert code == 2
     assert "No other server has what is lost" in output
     assert raft("verify")[0] == 1
+
+
+def test_repair_goes_by_the_members_that_the_log_names(tmp_path, settings):
+    """MEMBERS has the first ones; a cluster may have begun with one."""
+    directory = tmp_path / "raft"
+    storage = opened(directory, node_id="a")
+    servers = {node_id: Server(address, node_id * 32) for node_id, address in MEMBERS.items()}
+    payload = encode_configuration(Configuration("c" * 32, servers, tuple(servers)))
+    storage.log.append(EntryBatch(1, [Run(1, 1, 0)], [payload]))
+    storage.log.append(batch(2, 5))
+    storage.log.sync()
+    storage.close()
+    settings.RAFTLOG = {"NODE_ID": "a", "MEMBERS": {"a": MEMBERS["a"]}, "DATA_DIR": str(directory)}
+    flip(directory / "hard_state", 20)
+    assert raft("repair", "--timeout", "0.1")[0] == 1
 
 
 def test_repair_refuses_a_folder_in_use(folder):
