@@ -173,8 +173,7 @@ class ServerState:
         # Durable: that it is 0, before it is (recovery_finished).
         self.recovery_id = recovery_id
         # The barrier and the term of the leader that named it; 0: none has, yet.
-        self.recovery_index = 0
-        self.recovery_term = 0
+        self.recovery_index = self.recovery_term = 0
         self.recovery_finished = False
         # The host said that this server must not lead. Changes: Raft.withdraw(). Invariant: stays true.
         self.is_withdrawn = False
