@@ -94,7 +94,9 @@ class SimulatedClient:
         """One that was wiped never answers, once all is healed: it waits to be taken in."""
         if self.rng.random() < 0.8:
             simulation = self.simulation
-            nodes = [node for node in simulation.nodes_in_order if not (simulation.is_ending and node.is_wiped)]
+            nodes = simulation.nodes_in_order
+            if simulation.is_ending or len(nodes) > simulation.options.nodes:
+                nodes = [node for node in nodes if simulation.is_member(node)] or nodes
             self.node = self.rng.choice(nodes)
 
     # Commands

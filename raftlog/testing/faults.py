@@ -23,21 +23,22 @@ Function = Callable[["Simulation", random.Random], str]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`weight`: how often it is drawn among those that a run has."""
+    """`weight`: how often it is drawn among those that a run has; `feature`: only runs with that have it."""
 
     name: str
     weight: float
     function: Function
+    feature: str = ""
 
 
 OPERATIONS: Final[dict[str, Operation]] = {}
 
 
-def operation(name: str, weight: float = 1.0) -> Callable[[Function], Function]:
+def operation(name: str, weight: float = 1.0, *, feature: str = "") -> Callable[[Function], Function]:
     """Put a function into the registry."""
 
     def register(function: Function) -> Function:
-        OPERATIONS[name] = Operation(name, weight, function)
+        OPERATIONS[name] = Operation(name, weight, function, feature)
         return function
 
     return register
@@ -52,13 +53,22 @@ class PlannedFault:
     name: str
 
 
-def plan_faults(rng: random.Random, names: list[str], events_per_fault: float, events: int) -> list[PlannedFault]:
-    """All faults of a run, in order."""
+def names_of(*features: str) -> list[str]:
+    """Operations of these features, sorted; "" is a feature: what every run may have."""
+    return sorted(name for name, each in OPERATIONS.items() if each.feature in features)
+
+
+def plan_faults(
+    rng: random.Random, names: list[str], events_per_fault: float, events: int, first_number: int = 0
+) -> list[PlannedFault]:
+    """All faults of a run, in order, numbered from `first_number`."""
     plan: list[PlannedFault] = []
+    if not names:
+        return plan
     at = rng.expovariate(1 / events_per_fault)
     weights = [OPERATIONS[name].weight for name in names]
-    while at < events and names:
-        plan.append(PlannedFault(len(plan), int(at), rng.choices(names, weights)[0]))
+    while at < events:
+        plan.append(PlannedFault(first_number + len(plan), int(at), rng.choices(names, weights)[0]))
         at += rng.expovariate(1 / events_per_fault)
     return plan
 
@@ -245,8 +255,10 @@ def wipe(simulation: Simulation, rng: random.Random) -> str:
 
 
 def _may_lose_disk(simulation: Simulation, node: SimulatedNode) -> bool:
-    lost = [other for other in simulation.nodes_in_order if other.is_wiped or other.is_damaged]
-    return node not in lost and len(lost) < (len(simulation.node_ids) - 1) // 2 and simulation.is_formed()
+    """Whatever configuration is in force, or may come to be, keeps a majority that has lost nothing."""
+    if node.is_wiped or node.is_damaged or not simulation.is_formed():
+        return False
+    return all(simulation.tolerates(configuration, node) for configuration in simulation.safety.possible())
 
 
 @operation("damage", 0.5)
@@ -326,12 +338,18 @@ def wall_clock_jump(simulation: Simulation, rng: random.Random) -> str:
 # What operators do
 
 
+def _successor(node: SimulatedNode, rng: random.Random) -> str:
+    """Mostly one that can be: a node asks the real one for no other."""
+    voters = [peer for peer in node.peers if node.raft.configuration.is_voter(peer)]
+    return rng.choice(voters or node.peers)
+
+
 @operation("transfer", 2)
 def transfer(simulation: Simulation, rng: random.Random) -> str:
     leader = simulation.leader()
     if leader is None:
         return ""
-    to = rng.choice(leader.peers)
+    to = _successor(leader, rng)
     leader.transfer_leadership(to)
     return f"{leader.node_id} to {to}"
 
@@ -342,6 +360,6 @@ def restart(simulation: Simulation, rng: random.Random) -> str:
     node = _some_node(simulation, rng)
     if not node.is_up:
         return ""
-    node.transfer_leadership(rng.choice(node.peers))
+    node.transfer_leadership(_successor(node, rng))
     simulation.after(rng.uniform(0.01, 0.2), lambda: node.fail(power=False))
     return node.node_id

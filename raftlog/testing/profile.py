@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from raftlog.consensus.settings import RaftSettings
 from raftlog.testing.network import NetworkProfile
+
+INFINITY: Final = float("inf")
 
 
 @dataclass(slots=True)
@@ -33,12 +36,25 @@ class Profile:
     events_per_fault: float = 60.0
     # Clocks run at rates between 1 - skew and 1 + skew.
     clock_skew: float = 0.0
+    # What runs may have besides (Feature names of raftlog.testing.faults), and after how many events an operator acts.
+    features: tuple[str, ...] = ()
+    events_per_action: float = INFINITY
 
     def describe(self) -> str:
         return (
             f"network {self.network}, segments of {self.segment_bytes} bytes, {self.clients} clients, "
-            f"faults {', '.join(self.faults) or 'none'} every {self.events_per_fault:.0f} events"
+            f"faults {', '.join(self.faults) or 'none'} every {self.events_per_fault:.0f} events, "
+            f"besides {' and '.join(self.features) or 'nothing'} every {self.events_per_action:.0f} events"
         )
+
+
+def draw_features(rng: random.Random, profile: Profile) -> None:
+    """In about half of the runs members change. A source of its own: whatever else a seed gives stays as it is."""
+    if rng.random() < 0.5:
+        return
+    profile.features = ("members",)
+    profile.events_per_action = rng.choice((30.0, 80.0, 200.0))
+    profile.settings = replace(profile.settings, catch_up_timeout=rng.choice((1.0, 3.0)))
 
 
 def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:

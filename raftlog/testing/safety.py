@@ -2,19 +2,22 @@
 
 Figure 3 of the paper, and what our storage promises:
 
-1. Election Safety: at most one leader can be elected in a given term; and a majority has saved its vote for it.
+1. Election Safety: at most one leader can be elected in a given term; and a majority has saved its vote for it: of each
+   part of its configuration, in the incarnations that are recorded there.
 2. Leader Append-Only: a leader never overwrites or deletes entries in its log.
 3. Log Matching: if two logs contain an entry with the same index and term, they are identical up to it.
 4. Leader Completeness: an entry committed in a term is in the logs of the leaders of all later terms.
 5. State Machine Safety: no two servers apply different entries at one index; nor differ in the answer.
-6. Commitment: what a leader counts as committed is durable in the logs of a majority at that moment; and it counts for
-   a follower what that has acknowledged in the leader's own term, no more.
+6. Commitment: what a leader counts as committed is durable in the logs of a majority of each part of the configuration
+   in force at that moment; and it counts for a follower what that has acknowledged in the leader's own term, no more.
    And its own term's entries only: older ones are committed with them (§5.4.2).
 7. Within a life of a node, commit index and applied index never go back, nor pass what its log holds.
 8. Over crashes, the current term never goes back, a vote given is never changed, and entries that the node
    called durable are still there.
 9. A read sees every entry that was committed when it was asked for (checked by the clients).
 10. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
+11. Of two configurations that follow each other in a log, any two majorities have a server in common; and a leader
+    appends one only when the one before, and an entry of its own term, are committed.
 
 Every other log is looked at only where a node's own changed: by Log Matching, an entry that agrees with the
 registered one of that index and term, and with the term before it, agrees in its whole history.
@@ -22,8 +25,11 @@ registered one of that index and term, and with the term before it, agrees in it
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from raftlog.consensus.configuration import Configuration, decode_configuration
+from raftlog.consensus.entries import CONFIGURATION
 from raftlog.consensus.state import Role
 
 if TYPE_CHECKING:
@@ -47,9 +53,12 @@ class Seen:
         "applied_index",
         "checked_index",
         "commit_index",
+        "configuration",
+        "configuration_index",
         "current_term",
         "durable",
         "generation",
+        "incarnation",
         "last_index",
         "led_term",
         "voted_for",
@@ -67,22 +76,30 @@ class Seen:
         self.led_term = 0
         # Durable end of the log, as the node itself calls it: (index, term).
         self.durable = (0, 0)
+        self.incarnation = ""
+        # In force at the last check: what is committed in a step was counted by it.
+        self.configuration = Configuration()
+        self.configuration_index = 0
 
 
 class Safety:
     """Incremental checks over all nodes of one cluster."""
 
-    def __init__(self, node_ids: list[str]) -> None:
-        self.seen = {node_id: Seen() for node_id in node_ids}
-        # Durable ends of logs that were lost with their disks.
-        self.gone: dict[str, tuple[int, int]] = {}
+    def __init__(self) -> None:
+        self.seen: dict[str, Seen] = {}
+        # Durable ends of logs that were lost with their disks, by node and incarnation.
+        self.gone: dict[tuple[str, str], tuple[int, int]] = {}
         self.leaders: dict[int, str] = {}
-        # (term, candidate) -> who voted for it
-        self.votes: dict[tuple[int, str], set[str]] = {}
-        # (term, leader, follower) -> highest index that was acknowledged
-        self.acknowledged: dict[tuple[int, str, str], int] = {}
+        # (term, candidate) -> who voted for it, in which incarnation
+        self.votes: dict[tuple[int, str], set[tuple[str, str]]] = {}
+        # (term, leader, follower, its incarnation) -> highest index that was acknowledged
+        self.acknowledged: dict[tuple[int, str, str, str], int] = {}
         # (index, term) -> (term of the entry before, payload)
         self.entries: dict[tuple[int, int], tuple[int, bytes]] = {}
+        # Of all logs: (index, term) -> what a CONFIGURATION entry says. And the newest that is committed.
+        self.configurations: dict[tuple[int, int], Configuration] = {}
+        self.configuration = Configuration()
+        self.configuration_index = 0
         # index - 1 -> term of the committed entry; and the term in which it was first known to be committed.
         self.committed: list[int] = []
         self.committed_in: list[int] = []
@@ -112,6 +129,7 @@ class Safety:
         if stable != seen.durable[0] or log.generation != seen.generation:
             seen.durable = (stable, log.term_at(stable))
         seen.generation, seen.last_index = log.generation, log.last_index
+        seen.configuration, seen.configuration_index = raft.configuration, raft.configuration_index
 
     def _check_hard_state(self, raft: Raft, seen: Seen) -> None:
         if raft.unsaved_hard_state is not None:
@@ -125,7 +143,7 @@ class Safety:
             )
         seen.current_term, seen.voted_for = raft.current_term, raft.voted_for
         if raft.voted_for:
-            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add(raft.node_id)
+            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add((raft.node_id, raft.incarnation))
 
     def _check_leader(self, raft: Raft, seen: Seen) -> None:
         term = raft.current_term
@@ -133,16 +151,20 @@ class Safety:
             if raft.log.generation != seen.generation or raft.log.last_index < seen.last_index:
                 raise Violation("leader append-only", f"{raft.node_id} removed entries while it led term {term}")
             self._check_progress(raft)
+            if raft.configuration_index != seen.configuration_index:
+                self._check_one_change(raft, seen)
             return
         other = self.leaders.setdefault(term, raft.node_id)
         if other != raft.node_id:
             raise Violation("election safety", f"{other} and {raft.node_id} both lead term {term}")
         seen.led_term = term
         votes = self.votes.get((term, raft.node_id), set())
+        servers = raft.configuration.servers
         for part in (raft.configuration.voters, raft.configuration.outgoing):
-            if part and len(votes.intersection(part)) * 2 <= len(part):
+            if part and sum((voter, servers[voter].incarnation) in votes for voter in part) * 2 <= len(part):
                 raise Violation(
-                    "elected by a majority", f"{raft.node_id} leads term {term} by the votes of {sorted(votes)}"
+                    "elected by a majority",
+                    f"{raft.node_id} leads term {term} by the votes of {sorted(votes)} of {part}",
                 )
         index = self._committed_before(term)
         if index and not (raft.log.last_index >= index and raft.log.term_at(index) == self.committed[index - 1]):
@@ -155,16 +177,30 @@ class Safety:
     def _check_progress(self, raft: Raft) -> None:
         term, leader = raft.current_term, raft.node_id
         for peer, progress in raft.progress.items():
-            if progress.match_index and progress.match_index > self.acknowledged.get((term, leader, peer), 0):
+            if not progress.match_index:
+                continue
+            server = raft.configuration.servers.get(peer) or raft.leadership.leaving[peer]  # type: ignore[union-attr]
+            acknowledged = self.acknowledged.get((term, leader, peer, server.incarnation), 0)
+            if progress.match_index > acknowledged:
                 raise Violation(
                     "acknowledged in this term",
                     f"{leader} counts {peer} up to entry {progress.match_index} in term {term}, in which it "
-                    f"acknowledged up to {self.acknowledged.get((term, leader, peer), 0)}",
+                    f"acknowledged up to {acknowledged}",
                 )
+
+    def _check_one_change(self, raft: Raft, seen: Seen) -> None:
+        """`raft` has appended a configuration."""
+        term, index = raft.current_term, seen.configuration_index
+        if raft.commit_index < index or raft.log.term_at(raft.commit_index) != term:
+            raise Violation(
+                "one change at a time",
+                f"{raft.node_id} appends a configuration at {raft.configuration_index} in term {term}, while it has "
+                f"committed up to {raft.commit_index} and the configuration in force is at {index}",
+            )
 
     def sent(self, message: Any) -> None:
         """A node lets an acknowledgement out."""
-        key = (message.term, message.recipient, message.sender)
+        key = (message.term, message.recipient, message.sender, message.incarnation)
         if message.success and message.match_index > self.acknowledged.get(key, 0):
             self.acknowledged[key] = message.match_index
 
@@ -187,13 +223,27 @@ class Safety:
             batch = log.slice(first, log.last_index, 1 << 60)
             if batch is not None:
                 self._check_batch(raft, batch, log.term_at(first - 1))
+        if raft.configuration_index >= first:
+            self._check_configurations(raft, first)
         seen.checked_index = log.last_index
+
+    def _check_configurations(self, raft: Raft, first_index: int) -> None:
+        log = raft.log
+        for (_, before), (index, after) in pairwise(log.configurations):
+            if index < first_index:
+                continue
+            if not _overlap(before, after):
+                raise Violation(
+                    "configurations overlap", f"{raft.node_id} has {after} at {index}, which follows {before}"
+                )
 
     def _check_batch(self, raft: Raft, batch: Any, before: int) -> None:
         entries, index, position = self.entries, batch.first_index, 0
         for run in batch.runs:
             for _ in range(run.count):
                 mine = (before, batch.payloads[position])
+                if mine[1][0] == CONFIGURATION:
+                    self.configurations[index, run.term] = decode_configuration(mine[1])
                 known = entries.setdefault((index, run.term), mine)
                 if known is not mine and known != mine:
                     raise Violation("log matching", f"{raft.node_id} has another entry {index} of term {run.term}")
@@ -215,6 +265,8 @@ class Safety:
             if index > known:
                 self.committed.append(term)
                 self.committed_in.append(raft.current_term)
+                if (index, term) in self.configurations:
+                    self.configuration, self.configuration_index = self.configurations[index, term], index
             elif self.committed[index - 1] != term:
                 raise Violation(
                     "state machine safety",
@@ -223,17 +275,18 @@ class Safety:
                 )
         seen.commit_index = commit_index
         if raft.role is Role.LEADER and commit_index > known:
-            self._check_majority(raft, commit_index)
+            self._check_majority(raft, commit_index, seen.configuration)
 
-    def _check_majority(self, raft: Raft, index: int) -> None:
+    def _check_majority(self, raft: Raft, index: int, configuration: Configuration) -> None:
         term = raft.log.term_at(index)
         if term != raft.current_term:
             raise Violation(
                 "commit rule",
                 f"{raft.node_id}, leader of term {raft.current_term}, commits entry {index} of term {term}",
             )
-        for part in (raft.configuration.voters, raft.configuration.outgoing):
-            holders = [node_id for node_id in part if self._holds(node_id, raft, index, term)]
+        servers = configuration.servers
+        for part in (configuration.voters, configuration.outgoing):
+            holders = [peer for peer in part if self._holds(peer, servers[peer].incarnation, raft, index, term)]
             if part and len(holders) * 2 <= len(part):
                 raise Violation(
                     "commitment",
@@ -241,11 +294,13 @@ class Safety:
                     f"{holders} of {list(part)}",
                 )
 
-    def _holds(self, node_id: str, raft: Raft, index: int, term: int) -> bool:
+    def _holds(self, node_id: str, incarnation: str, raft: Raft, index: int, term: int) -> bool:
         if node_id == raft.node_id:
             return raft.log.stable_index >= index
-        durable = self.gone.get(node_id, self.seen[node_id].durable)
-        return self._reaches(durable, index, term)
+        seen = self.seen.get(node_id)
+        if seen is not None and seen.incarnation == incarnation:
+            return self._reaches(seen.durable, index, term)
+        return self._reaches(self.gone.get((node_id, incarnation), (0, 0)), index, term)
 
     def _reaches(self, durable: tuple[int, int], index: int, term: int) -> bool:
         durable_index, durable_term = durable
@@ -291,7 +346,7 @@ class Safety:
     def check_restart(self, raft: Raft, machine_index: int, machine_term: int) -> None:
         """`raft` was just built from what its disk holds."""
         node_id, log = raft.node_id, raft.log
-        seen = self.seen[node_id]
+        seen = self.seen.get(node_id) or Seen()
         if raft.current_term < seen.current_term:
             raise Violation(
                 "term never goes back", f"{node_id} restarts in {raft.current_term}, was in {seen.current_term}"
@@ -316,7 +371,9 @@ class Safety:
         self.seen[node_id] = fresh = Seen()
         fresh.current_term, fresh.voted_for = raft.current_term, raft.voted_for
         if raft.voted_for:  # it may have been saved in the very call that power was lost in
-            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add(node_id)
+            self.votes.setdefault((raft.current_term, raft.voted_for), set()).add((node_id, raft.incarnation))
+        fresh.incarnation = raft.incarnation
+        fresh.configuration, fresh.configuration_index = raft.configuration, raft.configuration_index
         fresh.commit_index = fresh.applied_index = machine_index
         fresh.durable = (log.last_index, log.last_term)
         fresh.last_index = fresh.checked_index = log.last_index
@@ -327,5 +384,20 @@ class Safety:
         What it acknowledged before still counts: it votes no more, so every majority that can elect still has a
         server among them that holds it.
         """
-        self.gone[node_id] = self.seen[node_id].durable
-        self.seen[node_id] = Seen()
+        seen = self.seen.pop(node_id, None)
+        if seen is not None:
+            self.gone[node_id, seen.incarnation] = seen.durable
+
+    # For those who plan what is to happen
+
+    def possible(self) -> list[Configuration]:
+        """What is in force, or may come to be: the newest committed configuration and all that may follow it."""
+        after = [each for (index, _), each in self.configurations.items() if index > self.configuration_index]
+        return [self.configuration, *after]
+
+
+def _overlap(before: Configuration, after: Configuration) -> bool:
+    """Whether each majority of the one has a server in common with each majority of the other (§6)."""
+    if before.is_joint or after.is_joint:
+        return bool({before.voters, before.outgoing} & {after.voters, after.outgoing} - {()})
+    return before.voters == after.voters

@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from raftlog.consensus.events import Event
+from raftlog.consensus.events import Event, RemovedFromCluster
 from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
@@ -36,13 +36,11 @@ from raftlog.runtime.consensus_state import _calls, _read_calls, run
 from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.ports import ForwardProposals, PeerMessage, TurnReleased, TurnRequest
-from raftlog.runtime.proposals import Done
-from raftlog.runtime.reads import ReadDone
-from raftlog.runtime.turns import TurnDone
 from raftlog.storage import Storage, open_storage
 from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.safety import Violation
+from raftlog.testing.simulated_calls import NodeCalls
 from raftlog.testing.simulated_state import SimulatedMonitor, SimulatedState
 
 if TYPE_CHECKING:
@@ -65,7 +63,7 @@ REQUESTS: Final = (
 DIRECTORY: Final = "/node"
 
 
-class SimulatedNode:
+class SimulatedNode(NodeCalls):
     """One server. It is down, or up; up, it may be paused or busy with its disk."""
 
     # What mutations exchange (raftlog.testing.mutations).
@@ -82,10 +80,14 @@ class SimulatedNode:
         self.wall_error = 0.0  # seconds by which this node's wall clock is wrong
         self.is_up = False
         self.is_wiped = False
+        self.joins = node_id not in simulation.first_members.servers  # it was started to be taken in
+        self.is_out = False  # it was told that it was removed, and stopped
+        self.incarnation = ""
         self.is_damaged = False  # a bit on its disk was flipped: it may find out, at once or later, and must then stop
         self.lives = 0  # raised by each start and each crash: events of an earlier life are void
         self.paused_until = 0.0
         self.busy_until = 0.0
+        # Everybody there is: whom it talks with is up to its configuration.
         self.peers = [other for other in simulation.node_ids if other != node_id]
         self.raft: Raft
         self.state: SimulatedState
@@ -136,17 +138,18 @@ class SimulatedNode:
             segment_bytes=profile.segment_bytes,
             filesystem=self.disk,
         )
+        self.incarnation = self.storage.metadata.incarnation
         self.machine.start()
         now = self.local_now()
         self.raft = self.raft_class(
             node_id=self.node_id,
-            incarnation=self.storage.metadata.incarnation,
+            incarnation=self.incarnation,
             settings=profile.settings,
             log=load_log(self.storage.log),
             hard_state=self.storage.hard_state.load(),
             rng=random.Random(self.rng.getrandbits(64)),
             now=now,
-            first_members=simulation.first_members,
+            first_members=None if self.joins else simulation.first_members,
             new_cluster_id=self.rng.randbytes(16).hex(),
             last_applied=self.machine.last_applied,
         )
@@ -202,11 +205,18 @@ class SimulatedNode:
             self._end(f"damaged: {error}")
         self.wipe()
 
+    def meet(self, peer: str) -> None:
+        """There is another node in the world."""
+        self.peers.append(peer)
+        if self.is_up:
+            self.state.peer_work[peer] = self.state.monitor.condition()
+
     def wipe(self) -> None:
         """The machine came back with an empty disk, under its old name (rule 4 of the design)."""
         self.disk = SimulatedDisk(self.rng)
         self.machine = self.simulation.workload.machine(self)
         self.is_wiped, self.is_damaged = True, False
+        self.incarnation = ""
         self.simulation.safety.forget(self.node_id)
 
     def act(self, action: Callable[[], None]) -> None:
@@ -273,7 +283,7 @@ class SimulatedNode:
 
     def deliver(self, message: PeerMessage) -> None:
         """A frame of a peer arrived."""
-        if not self.is_up:
+        if not self.is_up or not (self.raft.sends_to(message.sender) or self.raft.knows(message.sender)):
             return
         if self.simulation.now >= self.paused_until:
             self.state.arrived(message, self.local_now())
@@ -296,51 +306,6 @@ class SimulatedNode:
         if isinstance(message, AppendEntriesResponse):
             self.simulation.safety.sent(message)
         self.simulation.network.send(message, self.disk.waited)
-
-    def propose(self, payload: bytes, timeout: float, done: Done) -> None:
-        """A caller on this host; `timeout` in seconds of this node's clock."""
-        self._when_free(lambda: self.state.propose([([payload], self.local_now() + timeout, done)]))
-
-    def read(self, timeout: float, done: ReadDone) -> None:
-        self._when_free(lambda: self.state.read(self.local_now() + timeout, done))
-
-    def take_turn(self, key: bytes, is_fence: bool, timeout: float, done: TurnDone) -> None:
-        self._when_free(lambda: self.state.take_turn(key, is_fence, self.local_now() + timeout, done))
-
-    def renew_turn(self, key: bytes, is_fence: bool) -> None:
-        self._when_free(lambda: self.state.renew_turn(key, is_fence))
-
-    def release_turn(self, key: bytes) -> None:
-        self._when_free(lambda: self.state.release_turn(key))
-
-    def connection_lost(self, peer: str) -> None:
-        """As PeerThread._on_close and Service.peer_disconnected."""
-        if self.is_up:
-            self._when_free(lambda: self._connection_lost(peer))
-
-    def _connection_lost(self, peer: str) -> None:
-        state = self.state
-        with state.monitor:
-            now = state.monitor.monotonic()
-            state.raft.peer_reset(peer)
-            state.proposals.peer_lost(peer, now)
-            if state.raft.leader_id == peer:
-                state.raft.suspect_leader(peer, now)
-            afterwards = state.settle(now, wake=(peer,))
-        run(afterwards)
-
-    def transfer_leadership(self, to: str) -> None:
-        self._when_free(lambda: self._transfer_leadership(to))
-
-    def _transfer_leadership(self, to: str) -> None:
-        state = self.state
-        with state.monitor:
-            now = state.monitor.monotonic()
-            progress = state.raft.progress.get(to)
-            if progress is not None and progress.may_lead:
-                state.raft.transfer_leadership(to, now)
-            afterwards = state.settle(now, wake=state.peer_work)
-        run(afterwards)
 
     # After every step: what the notified threads do
 
@@ -448,6 +413,13 @@ class SimulatedNode:
     def _on_event(self, event: Event) -> None:
         self.simulation.trace("event", self.node_id, event)
         self.simulation.count(type(event).__name__)
+        if isinstance(event, RemovedFromCluster):
+            self._later(0.0, self._leave)
+
+    def _leave(self) -> None:
+        """It was removed, and knows it: its process ends (exit code 3 of `raft run`)."""
+        self.is_out = True
+        self.crash(power=False)
 
     # The timers
 

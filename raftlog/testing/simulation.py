@@ -26,10 +26,11 @@ from typing import Any, Final
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
 from raftlog.runtime.ports import PeerMessage
+from raftlog.testing import members  # noqa: F401  fills the registry
 from raftlog.testing.disk import UNLIMITED
-from raftlog.testing.faults import OPERATIONS, PlannedFault, plan_faults
+from raftlog.testing.faults import OPERATIONS, PlannedFault, names_of, plan_faults
 from raftlog.testing.network import SimulatedNetwork
-from raftlog.testing.profile import Profile, draw_profile
+from raftlog.testing.profile import INFINITY, Profile, draw_features, draw_profile
 from raftlog.testing.safety import Safety, Violation
 from raftlog.testing.simulated_node import SimulatedNode
 from raftlog.testing.workload import make_workload
@@ -93,12 +94,14 @@ class Simulation:
         self.step = 0
         self.is_ending = False
         seed = options.seed
-        self.profile: Profile = draw_profile(self.rng("profile"), sorted(OPERATIONS))
+        self.profile: Profile = draw_profile(self.rng("profile"), names_of(""))
+        if options.workload == "kv":
+            draw_features(self.rng("features"), self.profile)
         self.node_ids = [f"n{number}" for number in range(1, options.nodes + 1)]
         self.first_members = Configuration(
             "", {node_id: Server(f"sim://{node_id}") for node_id in self.node_ids}, tuple(self.node_ids)
         )
-        self.safety = Safety(self.node_ids)
+        self.safety = Safety()
         self.counters: Counter[str] = Counter()
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._event_number = 0
@@ -112,9 +115,16 @@ class Simulation:
         self.nodes_in_order = list(self.nodes.values())
         self.clients = self.workload.clients()
         self._clients_at_work = len(self.clients)
-        plan = plan_faults(self.rng("faults"), self.profile.faults, self.profile.events_per_fault, options.events)
-        self.faults = [fault for fault in plan if fault.number not in options.without]
+        self.faults = [fault for fault in self._plan() if fault.number not in options.without]
         self.trace("seed", str(seed))
+
+    def _plan(self) -> list[PlannedFault]:
+        """Faults, and what operators do besides."""
+        profile, events = self.profile, self.options.events
+        plan = plan_faults(self.rng("faults"), profile.faults, profile.events_per_fault, events)
+        actions = names_of(*profile.features)
+        plan += plan_faults(self.rng("actions"), actions, profile.events_per_action, events, len(plan))
+        return sorted(plan, key=lambda fault: (fault.at, fault.number))
 
     def rng(self, purpose: str) -> random.Random:
         """A source of its own for each purpose, so that one draw more here changes nothing there."""
@@ -164,6 +174,37 @@ class Simulation:
         """The cluster's first configuration is committed."""
         return bool(self.safety.committed)
 
+    def add_node(self) -> SimulatedNode:
+        """A host that was not there before, with an empty disk. It waits to be taken in."""
+        node_id = f"n{len(self.node_ids) + 1}"
+        for other in self.nodes_in_order:
+            other.meet(node_id)
+        self.node_ids.append(node_id)
+        node = self.nodes[node_id] = self.node_class(self, node_id, self.rng(node_id))
+        self.nodes_in_order.append(node)
+        self.set_clocks(node, self.rng(f"start {node_id}"))
+        return node
+
+    def is_member(self, node: SimulatedNode) -> bool:
+        """As the newest committed configuration says: in this incarnation, and it has not heard otherwise."""
+        if not self.is_formed():
+            return not node.is_wiped
+        server = self.safety.configuration.servers.get(node.node_id)
+        return server is not None and server.incarnation == node.incarnation and not (node.is_wiped or node.is_out)
+
+    def tolerates(self, configuration: Configuration, without: SimulatedNode | None = None) -> bool:
+        """Whether, even `without` a node, a majority of each part of `configuration` still has what it had."""
+        servers = configuration.servers
+        for part in (configuration.voters, configuration.outgoing, configuration.goal_voters):
+            lost = 0
+            for node_id in part:
+                node = self.nodes[node_id]
+                is_whole = servers[node_id].incarnation == node.incarnation and not (node.is_damaged or node.is_out)
+                lost += not is_whole or node is without
+            if lost * 2 >= len(part) > 0:
+                return False
+        return True
+
     def node_ended(self, node: SimulatedNode, power: bool) -> None:
         """It is started again after a while; its peers' connections break if its machine still says so."""
         self.count("power failures" if power else "kills")
@@ -171,10 +212,12 @@ class Simulation:
         if not power or rng.random() < 0.3:
             for peer in node.peers:
                 self.after(rng.uniform(0.0, 0.01), partial(self.nodes[peer].connection_lost, node.node_id))
+        if node.is_out and rng.random() < 0.7:
+            return
         delay = 0.1 if self.is_ending else rng.choice((0.05, 0.5, 2.0)) * rng.uniform(0.5, 1.5)
-        self.after(delay, lambda: self._restart(node))
+        self.after(delay, lambda: self.restart(node))
 
-    def _restart(self, node: SimulatedNode) -> None:
+    def restart(self, node: SimulatedNode) -> None:
         if node.is_up:
             return
         node.disk.fail_syncs = False
@@ -202,12 +245,15 @@ class Simulation:
     def begin(self) -> None:
         rng = self.rng("start")
         for node in self.nodes_in_order:
-            skew = self.profile.clock_skew
-            node.clock.change(0.0, rate=rng.uniform(1 - skew, 1 + skew))
-            node.wall_error = rng.uniform(-2, 2)
-            self.after(rng.choice((0.0, 0.0, 0.3, 1.0)) * rng.random(), partial(self._restart, node))
+            self.set_clocks(node, rng)
+            self.after(rng.choice((0.0, 0.0, 0.3, 1.0)) * rng.random(), partial(self.restart, node))
         for client in self.clients:
             client.start()
+
+    def set_clocks(self, node: SimulatedNode, rng: random.Random) -> None:
+        skew = self.profile.clock_skew
+        node.clock.change(self.now, rate=rng.uniform(1 - skew, 1 + skew))
+        node.wall_error = rng.uniform(-2, 2)
 
     def _inject(self, fault: PlannedFault) -> None:
         rng = self.rng(f"fault {fault.number}")
@@ -229,8 +275,8 @@ class Simulation:
             disk.tear_next_write = False
             node.clock.change(self.now, rate=1.0)
             node.paused_until = min(node.paused_until, self.now)
-            if not node.is_up:
-                self.after(0.05, partial(self._restart, node))
+            if not (node.is_up or node.is_out):
+                self.after(0.05, partial(self.restart, node))
 
     def _converge(self) -> None:
         deadline = self.now + LIVENESS_BOUND
@@ -246,13 +292,22 @@ class Simulation:
         leader = self.leader()
         if leader is None or self._clients_at_work:
             return False
-        last_index = leader.raft.log.last_index
+        configuration, last_index = leader.raft.configuration, leader.raft.log.last_index
+        if configuration.goal_voters or leader.raft.commit_index < leader.raft.configuration_index:
+            return False  # a change is under way: it ends by itself
         return all(self._has_caught_up(node, leader, last_index) for node in self.nodes_in_order)
 
     def _has_caught_up(self, node: SimulatedNode, leader: SimulatedNode, last_index: int) -> bool:
-        if node.is_wiped:
-            return True  # it waits to be taken in as a learner
-        return node.is_up and node.raft.last_applied == last_index and node.raft.leader_id == leader.node_id
+        if self.is_member(node):
+            return node.is_up and node.raft.last_applied == last_index and node.raft.leader_id == leader.node_id
+        # Others wait to be taken in, have stopped, or learn that they are out once they ask a member for its vote.
+        return not node.is_up or node.raft.is_removed or not self._would_learn(node)
+
+    def _would_learn(self, node: SimulatedNode) -> bool:
+        raft = node.raft
+        if raft.log.is_empty or raft.election_deadline == INFINITY:
+            return False
+        return any(self.is_member(self.nodes[peer]) for peer in raft.configuration.all_voters - {node.node_id})
 
     def _why_unsettled(self) -> str:
         nodes = []

@@ -105,7 +105,9 @@ class KeyValueWorkload:
         return len(self.history), sum(operation.is_unknown for operation in self.history)
 
     def check_end(self) -> None:
-        machines: list[Any] = [node.machine for node in self.simulation.nodes_in_order if not node.is_wiped]
+        machines: list[Any] = [
+            node.machine for node in self.simulation.nodes_in_order if self.simulation.is_member(node)
+        ]
         for machine in machines[1:]:
             if machine.values != machines[0].values or machine.sessions != machines[0].sessions:
                 raise Violation("machines agree", "after the end, two state machines differ")
