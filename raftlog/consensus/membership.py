@@ -26,6 +26,7 @@ from raftlog.consensus.priority import best_successor
 from raftlog.consensus.progress import Progress
 from raftlog.consensus.server_state import INFINITY, Leadership, ServerState
 from raftlog.consensus.timeout_now import transfer_leadership
+from raftlog.consensus.timing import hears_leader
 from raftlog.exceptions import ConfigurationChangeRefused, NotLeader
 
 
@@ -257,14 +258,21 @@ def removed_index(state: ServerState, node_id: str) -> int:
     return state.configuration_index if is_committed and node_id not in state.configuration.servers else 0
 
 
-def knows(state: ServerState, node_id: str) -> bool:
-    """Whether this server talks with `node_id`: a member of any configuration in its log (one that was removed is told
-    so), or anybody while it waits to be taken in itself."""
+def knows(state: ServerState, node_id: str, now: float) -> bool:
+    """Whether this server takes messages of `node_id`, which has shown that it is of this cluster.
+
+    An empty first member: of the other first members only. A member that hears its leader, and one that was removed:
+    of whoever is, or was, in a configuration of its log (one that was removed is told so). Anybody else: of everybody,
+    since the leader may have come with a configuration that is not here yet (dissertation §4.1: "a server accepts
+    AppendEntries requests from a leader that is not part of the server's latest configuration").
+    """
     if state.log.is_empty and state.first_members is not None:
         return node_id in state.first_members.servers
-    if not _is_member(state, state.configuration) and not state.is_removed:
+    is_known = any(node_id in configuration.servers for _, configuration in state.log.configurations)
+    if is_known or node_id == state.leader_id:
         return True
-    return any(node_id in configuration.servers for _, configuration in state.log.configurations)
+    is_settled = _is_member(state, state.configuration) and hears_leader(state, now)
+    return not (is_settled or state.is_removed)
 
 
 def sends_to(state: ServerState, node_id: str) -> bool:

@@ -194,9 +194,9 @@ class Raft(ServerState):
         """When a leader is due a tick() for a change of members or of the leader; inf: none is in sight."""
         return min(membership.change_deadline(self), priority.handover_deadline(self))
 
-    def knows(self, node_id: str) -> bool:
+    def knows(self, node_id: str, now: float) -> bool:
         """Whether messages of `node_id` are to be taken at all."""
-        return membership.knows(self, node_id)
+        return membership.knows(self, node_id, now)
 
     def sends_to(self, node_id: str) -> bool:
         """Whether there is, or may soon be, something to send to `node_id`."""

@@ -236,7 +236,7 @@ class RaftServer:
         if node_id in self.peers:
             return True
         with self.state.monitor:
-            return self.state.raft.knows(node_id)
+            return self.state.raft.knows(node_id, self.state.monitor.monotonic())
 
     def peer_connected(self, peer_id: str) -> None:
         logger.info("%s: %s has connected", self.state.raft.node_id, peer_id)

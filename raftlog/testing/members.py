@@ -26,39 +26,52 @@ MAX_HOSTS: Final = 12  # of a run, those that left included
 Make = Callable[[Configuration], Configuration]
 
 
-def _ask(simulation: Simulation, rng: random.Random, make: Make) -> None:
-    """After a while, look at a configuration; after another, ask the leader for a change of it."""
-    simulation.after(rng.choice((0.02, 0.1, 0.5)) * rng.uniform(0.5, 1.5), lambda: _look(simulation, rng, make))
+class Operator:
+    """One who wants one change. Refused, he looks again, a few times."""
 
+    def __init__(self, simulation: Simulation, rng: random.Random, make: Make) -> None:
+        self.simulation = simulation
+        self.rng = rng
+        self.make = make
+        self.attempts_left = 6
+        self._later((0.02, 0.1, 0.5), self._look)
 
-def _look(simulation: Simulation, rng: random.Random, make: Make) -> None:
-    leader = simulation.leader()
-    seen = rng.choice(simulation.nodes_in_order) if rng.random() < 0.2 else leader
-    if simulation.is_ending or seen is None or not seen.is_up or not seen.raft.configuration_index:
-        return
-    based_on = seen.raft.configuration_index
-    try:
-        target = make(seen.raft.configuration)
-    except KeyError:
-        return
-    few = rng.choice((3, 3, 3, 2, 1))
-    if not few <= len(target.voters) <= MAX_MEMBERS:
-        return
-    delay = rng.choice((0.0, 0.0, 0.05, 0.5)) * rng.random()
-    simulation.after(delay, lambda: _request(simulation, rng, target, based_on))
+    def _later(self, delays: tuple[float, ...], action: Callable[[], None]) -> None:
+        self.simulation.after(self.rng.choice(delays) * self.rng.uniform(0.5, 1.5), action)
 
+    def _look(self) -> None:
+        """Look at a configuration; after a while, ask the leader for a change of it."""
+        simulation, rng = self.simulation, self.rng
+        self.attempts_left -= 1
+        if simulation.is_ending or self.attempts_left < 0:
+            return
+        seen = rng.choice(simulation.nodes_in_order) if rng.random() < 0.2 else simulation.leader()
+        if seen is None or not seen.is_up or not seen.raft.configuration_index:
+            self._later((0.1, 0.3), self._look)
+            return
+        based_on = seen.raft.configuration_index
+        try:
+            target = self.make(seen.raft.configuration)
+        except KeyError:
+            return
+        if rng.choice((3, 3, 3, 2, 1)) <= len(target.voters) <= MAX_MEMBERS:
+            self._later((0.0, 0.0, 0.05, 0.3), lambda: self._request(target, based_on))
 
-def _request(simulation: Simulation, rng: random.Random, target: Configuration, based_on: int) -> None:
-    node = rng.choice(simulation.nodes_in_order) if rng.random() < 0.1 else simulation.leader()
-    if node is None or not node.is_up or simulation.is_ending:
-        return
-    wanted = f"{','.join(target.voters)} + {','.join(target.learners)}"
+    def _request(self, target: Configuration, based_on: int) -> None:
+        simulation, rng = self.simulation, self.rng
+        node = rng.choice(simulation.nodes_in_order) if rng.random() < 0.1 else simulation.leader()
+        if node is None or not node.is_up or simulation.is_ending:
+            self._later((0.1, 0.3), self._look)
+            return
 
-    def done(refusal: str) -> None:
-        simulation.count("changes refused" if refusal else "changes begun")
-        simulation.trace("change", node.node_id, wanted, refusal or "begun")
+        def done(refusal: str) -> None:
+            simulation.count("changes refused" if refusal else "changes begun")
+            wanted = f"{','.join(target.voters)} + {','.join(target.learners)}"
+            simulation.trace("change", node.node_id, wanted, refusal or "begun")
+            if refusal:
+                self._later((0.05, 0.2, 0.5), self._look)
 
-    node.change_members(target, based_on, done)
+        node.change_members(target, based_on, done)
 
 
 # Hosts
@@ -117,7 +130,7 @@ def add_servers(simulation: Simulation, rng: random.Random) -> str:
             configuration = configuration.with_server(node.node_id, _server(node), voter=votes)
         return configuration
 
-    _ask(simulation, rng, make)
+    Operator(simulation, rng, make)
     return ", ".join(node.node_id for node in nodes)
 
 
@@ -132,7 +145,7 @@ def remove_servers(simulation: Simulation, rng: random.Random) -> str:
             configuration = configuration.without(name)
         return configuration
 
-    _ask(simulation, rng, make)
+    Operator(simulation, rng, make)
     return ", ".join(sorted(names))
 
 
@@ -143,7 +156,7 @@ def replace_server(simulation: Simulation, rng: random.Random) -> str:
     if node is None:
         return ""
     name = _member(simulation, rng).node_id
-    _ask(simulation, rng, lambda each: each.without(name).with_server(node.node_id, _server(node), voter=True))
+    Operator(simulation, rng, lambda each: each.without(name).with_server(node.node_id, _server(node), voter=True))
     return f"{name} by {node.node_id}"
 
 
@@ -157,7 +170,7 @@ def change_role(simulation: Simulation, rng: random.Random) -> str:
     def make(configuration: Configuration) -> Configuration:
         return configuration.with_server(name, configuration.servers[name], voter=name in configuration.learners)
 
-    _ask(simulation, rng, make)
+    Operator(simulation, rng, make)
     return name
 
 
@@ -172,7 +185,7 @@ def change_address(simulation: Simulation, rng: random.Random) -> str:
         server = Server(address, configuration.servers[name].incarnation)
         return configuration.with_server(name, server, voter=configuration.is_voter(name))
 
-    _ask(simulation, rng, make)
+    Operator(simulation, rng, make)
     return address
 
 

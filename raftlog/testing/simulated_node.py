@@ -118,7 +118,7 @@ class SimulatedNode(NodeCalls):
         except StorageError as error:
             self._refuse_disk(error)
             return
-        self.is_up = True
+        self.is_up, self.is_out = True, False
         simulation.trace("start", self.node_id, self.raft.log.last_index)
         simulation.safety.check_restart(self.raft, self.machine.last_applied, self.machine.last_applied_term)
         self.act(lambda: run(self._settle()))
@@ -281,9 +281,13 @@ class SimulatedNode(NodeCalls):
 
     # Inbound
 
+    def knows(self, peer: str) -> bool:
+        """As RaftServer.knows()."""
+        return self.raft.sends_to(peer) or self.raft.knows(peer, self.local_now())
+
     def deliver(self, message: PeerMessage) -> None:
         """A frame of a peer arrived."""
-        if not self.is_up or not (self.raft.sends_to(message.sender) or self.raft.knows(message.sender)):
+        if not (self.is_up and self.knows(message.sender)):
             return
         if self.simulation.now >= self.paused_until:
             self.state.arrived(message, self.local_now())

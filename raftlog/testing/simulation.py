@@ -307,7 +307,8 @@ class Simulation:
         raft = node.raft
         if raft.log.is_empty or raft.election_deadline == INFINITY:
             return False
-        return any(self.is_member(self.nodes[peer]) for peer in raft.configuration.all_voters - {node.node_id})
+        others = (self.nodes[peer] for peer in raft.configuration.all_voters - {node.node_id})
+        return any(self.is_member(other) and other.is_up and other.knows(node.node_id) for other in others)
 
     def _why_unsettled(self) -> str:
         nodes = []

@@ -3,6 +3,7 @@
 import pytest
 
 from raftlog.consensus.configuration import Configuration, Server
+from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.events import ChangeAbandoned, RemovedFromCluster
 from raftlog.consensus.messages import AppendEntries
 from raftlog.consensus.state import Role
@@ -290,3 +291,25 @@ def test_heartbeats_name_the_incarnation_of_a_server_that_leaves():
     cluster.run(0.2)
     sent = [each for each in cluster.sent if isinstance(each, AppendEntries) and each.recipient == "d"]
     assert {each.recipient_incarnation for each in sent} == {"folder-d"}
+
+
+def test_a_server_that_fell_behind_takes_entries_of_a_leader_that_it_has_never_heard_of():
+    """Dissertation §4.1. Found by the simulation (seed 52 of five nodes): such a member never came back."""
+    cluster = cluster_of(*"abc")
+    cluster.crash("c")
+    add_host(cluster, "d")
+    change(cluster, target(*"abcd"))
+    cluster.run(1)
+    cluster.do("a", lambda raft: raft.transfer_leadership("d", cluster.now))
+    cluster.run(1)
+    assert cluster.leader.node_id == "d"
+    behind = cluster.restart("c")
+    assert "d" not in behind.configuration.servers
+    assert behind.knows("d", cluster.now)
+    heartbeat = AppendEntries(cluster.leader.current_term, "d", "c", 99, 1, EntryBatch(100, [], []), 0, 1, "folder-c")
+    cluster.deliver(heartbeat)
+    assert "d" not in behind.configuration.servers
+    assert behind.knows("d", cluster.now), "it hears that d leads, and has still not got its entries"
+    assert not behind.knows("stranger", cluster.now), "it hears its leader: nobody else is needed"
+    cluster.run(1)
+    assert behind.log.last_index == cluster.leader.log.last_index
