@@ -74,7 +74,8 @@ def test_clusters_work_while_they_are_attacked():
     assert sum(report.operations for report in reports) > 300
     assert sum(report.entries for report in reports) > 300
     counters = sum((report.counters for report in reports), start=type(reports[0].counters)())
-    for what in ("LogTruncated", "SteppedDown", "power failures", "kills", "fetched from disk", "given up"):
+    faults = ("LogTruncated", "SteppedDown", "power failures", "kills", "fetched from disk", "given up")
+    for what in (*faults, "changes begun", "changes refused", "RemovedFromCluster", "MemberLeft"):
         assert counters[what] > 0, what
 
 
