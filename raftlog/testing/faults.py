@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from raftlog.testing.disk import UNLIMITED
 
@@ -271,6 +271,23 @@ def damage(simulation: Simulation, rng: random.Random) -> str:
     where = node.disk.damage(rng)
     node.is_damaged = bool(where)
     return where and f"{node.node_id}: {where}"
+
+
+@operation("lose-database", 2, feature="images")
+def lose_database(simulation: Simulation, rng: random.Random) -> str:
+    """The database of a node is deleted while that is down, or an older copy put in its place; of a minority only."""
+    node = _some_node(simulation, rng)
+    applied = node.machine.last_applied
+    if node.database_lost_at or not applied or not _may_lose_disk(simulation, node):
+        return ""
+    node.fail(power=rng.random() < 0.5)
+    machine: Any = node.machine
+    if rng.random() < 0.5:
+        machine.lose()
+    else:
+        machine.go_back(rng)
+    node.database_lost_at = applied
+    return f"{node.node_id} had applied {applied}, its database has {machine.last_applied}"
 
 
 # Disks

@@ -57,6 +57,7 @@ class KeyValueMachine:
         # Told of each entry just before it takes effect: (index, term, payload).
         self.on_entry: Callable[[int, int, bytes], None] = lambda index, term, payload: None
         self._checkpoint: Checkpoint = ({}, {}, 0, 0)
+        self._backups: list[Checkpoint] = [self._checkpoint]
         self._transactions = 0
 
     def apply(self, batch: EntryBatch) -> list[Outcome]:
@@ -77,6 +78,7 @@ class KeyValueMachine:
         self._transactions += 1
         if self._transactions % CHECKPOINT_EVERY == 0:
             self._checkpoint = self._copy()
+            self._backups = [*self._backups[-2:], self._checkpoint]
         return outcomes
 
     def _apply_client(self, index: int, payload: bytes) -> Outcome:
@@ -122,6 +124,39 @@ class KeyValueMachine:
             self.values, self.sessions = dict(values), dict(sessions)
             self.last_applied, self.last_applied_term = applied, term
         self._checkpoint = self._copy()
+
+    # Copies of the whole database, and its losses
+
+    @property
+    def durable_index(self) -> int:
+        """What is left after a power failure, at the worst."""
+        return self._checkpoint[2]
+
+    def make_durable(self) -> int:
+        """As a checkpoint of SQLite's log does. Returns durable_index."""
+        self._checkpoint = self._copy()
+        return self.durable_index
+
+    def content(self) -> Any:
+        """For an image; shares nothing that changes."""
+        return dict(self.values), dict(self.sessions)
+
+    def install(self, content: Any, index: int, term: int) -> None:
+        """Become what content() gave, maybe over a wire; at once, and durably."""
+        values, sessions = content
+        self.values = {key: _frozen(value) for key, value in values.items()}
+        self.sessions = {session: (dict(answers), below) for session, (answers, below) in sessions.items()}
+        self.last_applied, self.last_applied_term = index, term
+        self._checkpoint = self._copy()
+
+    def lose(self) -> None:
+        """Somebody deleted the database."""
+        self.install(({}, {}), 0, 0)
+
+    def go_back(self, rng: random.Random) -> None:
+        """Somebody put an older copy in its place."""
+        values, sessions, applied, term = rng.choice(self._backups)
+        self.install((values, sessions), applied, term)
 
     def _copy(self) -> Checkpoint:
         return dict(self.values), dict(self.sessions), self.last_applied, self.last_applied_term

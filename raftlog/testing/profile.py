@@ -39,6 +39,10 @@ class Profile:
     # What runs may have besides (Feature names of raftlog.testing.faults), and after how many events an operator acts.
     features: tuple[str, ...] = ()
     events_per_action: float = INFINITY
+    # The log is compacted once so many entries are applied, beyond those that are kept for who is a little behind.
+    compact_after: int = 1 << 60
+    kept_tail: int = 0
+    chunk_bytes: int = 1000
 
     def describe(self) -> str:
         return (
@@ -49,12 +53,18 @@ class Profile:
 
 
 def draw_features(rng: random.Random, profile: Profile) -> None:
-    """In about half of the runs members change. A source of its own: whatever else a seed gives stays as it is."""
-    if rng.random() < 0.5:
-        return
-    profile.features = ("members",)
+    """In about half of the runs members change, in half logs are compacted and databases lost.
+
+    A source of its own: whatever else a seed gives stays as it is.
+    """
+    has_members, has_images = rng.random() < 0.5, rng.random() < 0.5
+    profile.features = ("members",) * has_members + ("images",) * has_images
     profile.events_per_action = rng.choice((30.0, 80.0, 200.0))
     profile.settings = replace(profile.settings, catch_up_timeout=rng.choice((1.0, 3.0)))
+    if has_images:
+        profile.compact_after = rng.choice((2, 10, 40))
+        profile.kept_tail = rng.choice((0, 2, 10))
+        profile.chunk_bytes = rng.choice((200, 1000, 10_000))
 
 
 def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:

@@ -16,7 +16,9 @@ Figure 3 of the paper, and what our storage promises:
    called durable are still there.
 9. A read sees every entry that was committed when it was asked for (checked by the clients).
 10. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
-11. Of two configurations that follow each other in a log, any two majorities have a server in common; and a leader
+11. A log begins after a committed entry: its base has the term and the configuration of that, and when the log was
+    compacted to it, the node's own database had durably applied it. An image holds what it says.
+12. Of two configurations that follow each other in a log, any two majorities have a server in common; and a leader
     appends one only when the one before, and an entry of its own term, are committed.
 
 Every other log is looked at only where a node's own changed: by Log Matching, an entry that agrees with the
@@ -30,6 +32,8 @@ from typing import TYPE_CHECKING, Any
 
 from raftlog.consensus.configuration import Configuration, decode_configuration
 from raftlog.consensus.entries import CONFIGURATION
+from raftlog.consensus.messages import AppendEntriesResponse, InstallSnapshotResponse
+from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import Role
 
 if TYPE_CHECKING:
@@ -51,6 +55,7 @@ class Seen:
 
     __slots__ = (
         "applied_index",
+        "base_index",
         "checked_index",
         "commit_index",
         "configuration",
@@ -77,6 +82,7 @@ class Seen:
         # Durable end of the log, as the node itself calls it: (index, term).
         self.durable = (0, 0)
         self.incarnation = ""
+        self.base_index = 0
         # In force at the last check: what is committed in a step was counted by it.
         self.configuration = Configuration()
         self.configuration_index = 0
@@ -100,6 +106,8 @@ class Safety:
         self.configurations: dict[tuple[int, int], Configuration] = {}
         self.configuration = Configuration()
         self.configuration_index = 0
+        # Indices of all committed ones, ascending.
+        self.committed_configurations: list[int] = []
         # index - 1 -> term of the committed entry; and the term in which it was first known to be committed.
         self.committed: list[int] = []
         self.committed_in: list[int] = []
@@ -119,17 +127,60 @@ class Safety:
             self._check_leader(raft, seen)
         else:
             seen.led_term = 0
+        if log.base.index != seen.base_index:
+            self._check_base(raft, seen)
         if log.generation != seen.generation or log.last_index != seen.last_index:
             self._check_entries(raft, seen)
         if raft.commit_index != seen.commit_index:
             self._check_commit(raft, seen)
         if raft.last_applied != seen.applied_index:
             self._check_applied(raft, seen)
-        stable = log.stable_index
-        if stable != seen.durable[0] or log.generation != seen.generation:
-            seen.durable = (stable, log.term_at(stable))
+        if log.stable_index != seen.durable[0] or log.generation != seen.generation:
+            seen.durable = self._durable_end(raft, seen)
         seen.generation, seen.last_index = log.generation, log.last_index
         seen.configuration, seen.configuration_index = raft.configuration, raft.configuration_index
+
+    def _durable_end(self, raft: Raft, seen: Seen) -> tuple[int, int]:
+        """While a log begins anew, what is committed of the old one counts: the disk may still go either way."""
+        log = raft.log
+        if log.stable_index >= log.base.index:
+            return log.stable_index, log.term_at(log.stable_index)
+        index = min(seen.durable[0], seen.commit_index)
+        return index, self.committed[index - 1] if index else 0
+
+    def _check_base(self, raft: Raft, seen: Seen) -> None:
+        base = raft.log.base
+        if base.index < seen.base_index:
+            raise Violation("a log's base never goes back", f"{raft.node_id} from {seen.base_index} to {base.index}")
+        if base.index > len(self.committed) or self.committed[base.index - 1] != base.term:
+            raise Violation(
+                "a log begins after a committed entry",
+                f"that of {raft.node_id} begins after {base.term}:{base.index}",
+            )
+        index = max((each for each in self.committed_configurations if each <= base.index), default=0)
+        if base.configuration_index != index or base.configuration != self.configurations.get(
+            (index, self.committed[index - 1])
+        ):
+            raise Violation(
+                "a base has the configuration in force there",
+                f"{raft.node_id} has {base.configuration} of entry {base.configuration_index} at {base.index}, "
+                f"the newest there is that of {index}",
+            )
+        seen.base_index = base.index
+
+    def compacting(self, node_id: str, index: int, durable_index: int) -> None:
+        """A node gives up its log up to `index`; its database keeps `durable_index` whatever happens."""
+        if index > durable_index:
+            raise Violation(
+                "compacted is durably applied", f"{node_id} compacts to {index}, its database has {durable_index}"
+            )
+
+    def installed(self, node_id: str, base: LogBase) -> None:
+        """Its database is an image."""
+        seen = self.seen[node_id]
+        if base.index > len(self.committed) or self.committed[base.index - 1] != base.term:
+            raise Violation("an image ends with a committed entry", f"{node_id} installs {base.term}:{base.index}")
+        seen.applied_index = max(seen.applied_index, base.index)
 
     def _check_hard_state(self, raft: Raft, seen: Seen) -> None:
         if raft.unsaved_hard_state is not None:
@@ -167,7 +218,7 @@ class Safety:
                     f"{raft.node_id} leads term {term} by the votes of {sorted(votes)} of {part}",
                 )
         index = self._committed_before(term)
-        if index and not (raft.log.last_index >= index and raft.log.term_at(index) == self.committed[index - 1]):
+        if index and not raft.log.matches(index, self.committed[index - 1]):
             raise Violation(
                 "leader completeness",
                 f"{raft.node_id} leads term {term} without entry {index} of term {self.committed[index - 1]}, "
@@ -198,10 +249,12 @@ class Safety:
                 f"committed up to {raft.commit_index} and the configuration in force is at {index}",
             )
 
-    def sent(self, message: Any) -> None:
-        """A node lets an acknowledgement out."""
+    def sent(self, message: AppendEntriesResponse | InstallSnapshotResponse) -> None:
+        """A node lets an answer out."""
+        if isinstance(message, AppendEntriesResponse) and not message.success:
+            return
         key = (message.term, message.recipient, message.sender, message.incarnation)
-        if message.success and message.match_index > self.acknowledged.get(key, 0):
+        if message.match_index > self.acknowledged.get(key, 0):
             self.acknowledged[key] = message.match_index
 
     def _committed_before(self, term: int) -> int:
@@ -218,7 +271,7 @@ class Safety:
             first = min(first, seen.commit_index + 1)
             if log.last_index < seen.commit_index:
                 raise Violation("committed entries stay", f"{raft.node_id} cut its log to {log.last_index}")
-        first = max(first, log.window_first)
+        first = max(first, log.window_first, log.base.index + 1)
         if log.last_index >= first:
             batch = log.slice(first, log.last_index, 1 << 60)
             if batch is not None:
@@ -260,13 +313,14 @@ class Safety:
                 "commit index is in the log", f"{raft.node_id} commits {commit_index}, its log ends at {log.last_index}"
             )
         known = len(self.committed)
-        for index in range(seen.commit_index + 1, commit_index + 1):
+        for index in range(max(seen.commit_index, log.base.index) + 1, commit_index + 1):
             term = log.term_at(index)
             if index > known:
                 self.committed.append(term)
                 self.committed_in.append(raft.current_term)
                 if (index, term) in self.configurations:
                     self.configuration, self.configuration_index = self.configurations[index, term], index
+                    self.committed_configurations.append(index)
             elif self.committed[index - 1] != term:
                 raise Violation(
                     "state machine safety",
@@ -340,8 +394,8 @@ class Safety:
 
     def crashed(self, raft: Raft) -> None:
         """`raft` is no more, maybe in the middle of a step: what it had called durable by then must survive."""
-        stable = raft.log.stable_index
-        self.seen[raft.node_id].durable = (stable, raft.log.term_at(stable))
+        seen = self.seen[raft.node_id]
+        seen.durable = self._durable_end(raft, seen)
 
     def check_restart(self, raft: Raft, machine_index: int, machine_term: int) -> None:
         """`raft` was just built from what its disk holds."""
@@ -358,12 +412,12 @@ class Safety:
                 f"{raft.voted_for!r}",
             )
         index, term = seen.durable
-        if index > log.last_index or log.term_at(index) != term:
+        if not log.matches(index, term):
             raise Violation(
                 "durable entries survive",
                 f"{node_id} had entry {index} of term {term} durable; after a restart its log ends at {log.last_index}",
             )
-        if machine_index > log.last_index or (machine_index and log.term_at(machine_index) != machine_term):
+        if machine_index and not log.matches(machine_index, machine_term):
             raise Violation(
                 "applied is durable here",
                 f"{node_id} applied entry {machine_index} of term {machine_term}, which its own log does not hold",
@@ -374,7 +428,7 @@ class Safety:
             self.votes.setdefault((raft.current_term, raft.voted_for), set()).add((node_id, raft.incarnation))
         fresh.incarnation = raft.incarnation
         fresh.configuration, fresh.configuration_index = raft.configuration, raft.configuration_index
-        fresh.commit_index = fresh.applied_index = machine_index
+        fresh.commit_index, fresh.applied_index, fresh.base_index = raft.commit_index, machine_index, log.base.index
         fresh.durable = (log.last_index, log.last_term)
         fresh.last_index = fresh.checked_index = log.last_index
 

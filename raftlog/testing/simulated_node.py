@@ -26,6 +26,8 @@ from raftlog.consensus.log import FetchEntries, UnstableEntries
 from raftlog.consensus.messages import (
     AppendEntries,
     AppendEntriesResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
     ReadIndexRequest,
     RequestVote,
     TimeoutNow,
@@ -39,6 +41,7 @@ from raftlog.runtime.ports import ForwardProposals, PeerMessage, TurnReleased, T
 from raftlog.storage import Storage, open_storage
 from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.node_clock import NodeClock
+from raftlog.testing.pulling import ImageChunk, ImageRequest, Images
 from raftlog.testing.safety import Violation
 from raftlog.testing.simulated_calls import NodeCalls
 from raftlog.testing.simulated_state import SimulatedMonitor, SimulatedState
@@ -53,6 +56,7 @@ MAX_APPLY_BYTES: Final = 4096
 DISK_FULL_RETRY: Final = 0.25  # seconds
 REQUESTS: Final = (
     AppendEntries,
+    InstallSnapshot,
     RequestVote,
     ReadIndexRequest,
     TimeoutNow,
@@ -79,6 +83,9 @@ class SimulatedNode(NodeCalls):
         self.clock = NodeClock(rng.uniform(1, 1000), 1.0)
         self.wall_error = 0.0  # seconds by which this node's wall clock is wrong
         self.is_up = False
+        self.images = Images(self)
+        # The database was lost, or set back, when this was applied; 0: it was not, or is there again.
+        self.database_lost_at = 0
         self.is_wiped = False
         self.joins = node_id not in simulation.first_members.servers  # it was started to be taken in
         self.is_out = False  # it was told that it was removed, and stopped
@@ -165,6 +172,8 @@ class SimulatedNode(NodeCalls):
         self.state.wall_microseconds = self._wall_microseconds
         self.state.peer_work = {peer: self.state.monitor.condition() for peer in self.peers}
         self.machine.on_entry = self._on_entry
+        if simulation.has_images:
+            self.images.opened()
         self._inbox.clear()
         self._waiting_for_writer.clear()
         self._inbox_scheduled = self._apply_scheduled = False
@@ -215,7 +224,7 @@ class SimulatedNode(NodeCalls):
         """The machine came back with an empty disk, under its old name (rule 4 of the design)."""
         self.disk = SimulatedDisk(self.rng)
         self.machine = self.simulation.workload.machine(self)
-        self.is_wiped, self.is_damaged = True, False
+        self.is_wiped, self.is_damaged, self.database_lost_at = True, False, 0
         self.incarnation = ""
         self.simulation.safety.forget(self.node_id)
 
@@ -285,9 +294,14 @@ class SimulatedNode(NodeCalls):
         """As RaftServer.knows()."""
         return self.raft.sends_to(peer) or self.raft.knows(peer, self.local_now())
 
-    def deliver(self, message: PeerMessage) -> None:
+    def deliver(self, message: PeerMessage | ImageRequest | ImageChunk) -> None:
         """A frame of a peer arrived."""
-        if not (self.is_up and self.knows(message.sender)):
+        if not self.is_up:
+            return
+        if isinstance(message, ImageRequest | ImageChunk):
+            self._when_free(lambda: self.images.receive(message))
+            return
+        if not self.knows(message.sender):
             return
         if self.simulation.now >= self.paused_until:
             self.state.arrived(message, self.local_now())
@@ -307,7 +321,7 @@ class SimulatedNode(NodeCalls):
         return any(message.sender == sender for message in self._waiting_for_writer)
 
     def _reply(self, message: PeerMessage) -> None:
-        if isinstance(message, AppendEntriesResponse):
+        if isinstance(message, AppendEntriesResponse | InstallSnapshotResponse):
             self.simulation.safety.sent(message)
         self.simulation.network.send(message, self.disk.waited)
 
@@ -320,6 +334,8 @@ class SimulatedNode(NodeCalls):
     def _after(self) -> None:
         state = self.state
         self.simulation.safety.check_node(self.raft)
+        if self.simulation.has_images:
+            self.images.look()
         if state.log_sync_work.notified and not state.log_writer_busy:  # type: ignore[attr-defined]
             self._begin_log_write()
         if state.apply_work.take() and not self._apply_scheduled:  # type: ignore[attr-defined]
@@ -394,7 +410,9 @@ class SimulatedNode(NodeCalls):
         raft, machine = self.raft, self.machine
         first_index = raft.last_applied + 1
         last_index = min(raft.commit_index, raft.log.stable_index)
-        if last_index < first_index or not machine.when_free(self._apply_later):
+        if last_index < first_index or raft.lacks_database or self.images.restoring is not None:
+            return
+        if not machine.when_free(self._apply_later):
             return
         batch = raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
         if batch is None:
@@ -407,6 +425,10 @@ class SimulatedNode(NodeCalls):
         self.state.applied(batch.last_index, outcomes)
         if batch.last_index < last_index:
             self.state.apply_work.notify()
+        if self.database_lost_at and batch.last_index >= self.database_lost_at:
+            self.database_lost_at = 0
+        if self.simulation.has_images:
+            self.images.compact()
 
     def _apply_later(self) -> None:
         self._later(0.0, lambda: self._when_free(self._apply))

@@ -25,7 +25,6 @@ from typing import Any, Final
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
-from raftlog.runtime.ports import PeerMessage
 from raftlog.testing import members  # noqa: F401  fills the registry
 from raftlog.testing.disk import UNLIMITED
 from raftlog.testing.faults import OPERATIONS, PlannedFault, names_of, plan_faults
@@ -97,6 +96,7 @@ class Simulation:
         self.profile: Profile = draw_profile(self.rng("profile"), names_of(""))
         if options.workload == "kv":
             draw_features(self.rng("features"), self.profile)
+        self.has_images = "images" in self.profile.features
         self.node_ids = [f"n{number}" for number in range(1, options.nodes + 1)]
         self.first_members = Configuration(
             "", {node_id: Server(f"sim://{node_id}") for node_id in self.node_ids}, tuple(self.node_ids)
@@ -140,7 +140,7 @@ class Simulation:
     def after(self, delay: float, function: Callable[[], object]) -> None:
         self.schedule(delay, _call, function)
 
-    def _deliver(self, message: PeerMessage) -> None:
+    def _deliver(self, message: Any) -> None:
         self.trace(type(message).__name__, message.sender, message.recipient, message.term)
         self.nodes[message.recipient].deliver(message)
 
@@ -199,7 +199,9 @@ class Simulation:
             lost = 0
             for node_id in part:
                 node = self.nodes[node_id]
-                is_whole = servers[node_id].incarnation == node.incarnation and not (node.is_damaged or node.is_out)
+                is_whole = servers[node_id].incarnation == node.incarnation and not (
+                    node.is_damaged or node.is_out or node.database_lost_at
+                )
                 lost += not is_whole or node is without
             if lost * 2 >= len(part) > 0:
                 return False
