@@ -23,7 +23,7 @@ from raftlog.consensus.messages import (
     InstallSnapshot,
     InstallSnapshotResponse,
 )
-from raftlog.consensus.progress import Progress
+from raftlog.consensus.progress import Progress, ProgressState
 from raftlog.consensus.quorum import majority_value
 from raftlog.consensus.request_vote import has_recorded_incarnation
 from raftlog.consensus.server_state import Leadership, ServerState
@@ -238,6 +238,8 @@ def acknowledge_match(state: ServerState, progress: Progress, match_index: int, 
             f"a follower acknowledges index {match_index}; the log of its leader {state.node_id} ends at "
             f"{state.log.last_index}"
         )
+    if progress.state is ProgressState.SNAPSHOT and match_index >= state.log.base.index:
+        progress.become_probe()  # entries that were in flight have brought it there: it needs no image
     rose = progress.on_success(match_index, now, state.settings.election_timeout)
     if rose:
         advance_commit_index(state, now)

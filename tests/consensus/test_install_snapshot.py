@@ -6,7 +6,12 @@ import pytest
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.events import ChangeAbandoned, SnapshotNeeded, SnapshotOffered, SnapshotRestored
-from raftlog.consensus.messages import AppendEntries, InstallSnapshot, InstallSnapshotResponse
+from raftlog.consensus.messages import (
+    AppendEntries,
+    AppendEntriesResponse,
+    InstallSnapshot,
+    InstallSnapshotResponse,
+)
 from raftlog.consensus.progress import ProgressState
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.snapshot import LogBase, SnapshotWanted, Transfer
@@ -478,3 +483,22 @@ def test_a_learner_whose_snapshot_does_not_move_is_given_up():
     cluster.run(4.0, step=0.05)
     assert any(isinstance(event, ChangeAbandoned) for event in cluster.events["a"])
     assert cluster.rafts["a"].configuration.voters == ("a", "b", "c")
+
+
+def test_entries_that_were_in_flight_make_an_offer_void():
+    """Seed 92 of the simulation with images: the follower acknowledged them after it had been offered a snapshot, its
+    callers waited for the commit, and the leader sent offers without end and without a pause."""
+    cluster = left_behind()
+    leader = cluster.rafts["a"]
+    end = leader.log.last_index
+    assert leader.log.base.index == end
+    leader.expect_commit("c", end)
+    newest = leader.leadership.round
+    late = AppendEntriesResponse(
+        leader.current_term, "c", "a", True, end, 0, 0, newest, cluster.disks["c"].incarnation, end, 0
+    )
+    leader.step(late, cluster.now)
+    assert leader.progress["c"].state is not ProgressState.SNAPSHOT
+    messages = [leader.next_message("c", cluster.now) for _ in range(4)]
+    assert messages[-1] is None
+    assert not any(isinstance(message, InstallSnapshot) for message in messages)
