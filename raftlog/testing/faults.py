@@ -247,14 +247,14 @@ def pause(simulation: Simulation, rng: random.Random) -> str:
 def wipe(simulation: Simulation, rng: random.Random) -> str:
     """A node comes back with an empty disk; of a minority only, since nothing survives the loss of a majority."""
     node = rng.choice(simulation.nodes_in_order)
-    if not _may_lose_disk(simulation, node):
+    if not may_lose_disk(simulation, node):
         return ""
     node.fail(power=True)
     node.wipe()
     return node.node_id
 
 
-def _may_lose_disk(simulation: Simulation, node: SimulatedNode) -> bool:
+def may_lose_disk(simulation: Simulation, node: SimulatedNode) -> bool:
     """Whatever configuration is in force, or may come to be, keeps a majority that has lost nothing."""
     if node.is_wiped or node.is_damaged or not simulation.is_formed():
         return False
@@ -265,7 +265,7 @@ def _may_lose_disk(simulation: Simulation, node: SimulatedNode) -> bool:
 def damage(simulation: Simulation, rng: random.Random) -> str:
     """A bit on the disk of a node that is down flips; of a minority only. It must be found before it harms (rule 7)."""
     node = rng.choice(simulation.nodes_in_order)
-    if not _may_lose_disk(simulation, node):
+    if not may_lose_disk(simulation, node):
         return ""
     node.fail(power=True)
     where = node.disk.damage(rng)
@@ -278,7 +278,7 @@ def lose_database(simulation: Simulation, rng: random.Random) -> str:
     """The database of a node is deleted while that is down, or an older copy put in its place; of a minority only."""
     node = _some_node(simulation, rng)
     applied = node.machine.last_applied
-    if node.database_lost_at or not applied or not _may_lose_disk(simulation, node):
+    if node.database_lost_at or not applied or not may_lose_disk(simulation, node):
         return ""
     node.fail(power=rng.random() < 0.5)
     machine: Any = node.machine

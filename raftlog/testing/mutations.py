@@ -16,7 +16,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TextIO
@@ -54,15 +54,21 @@ def mutation(
 @contextmanager
 def mutated(name: str) -> Iterator[None]:
     """Switch one mutation on. Raises KeyError for a name that is none, AttributeError where the code has moved on."""
-    undo: list[Patch] = []
+    with ExitStack() as stack:
+        for patch in MUTATIONS[name].patches():
+            stack.enter_context(patched(*patch))
+        yield
+
+
+@contextmanager
+def patched(target: Any, attribute: str, replacement: Any) -> Iterator[None]:
+    """Exchange one attribute."""
+    original = getattr(target, attribute)
+    setattr(target, attribute, replacement)
     try:
-        for target, attribute, replacement in MUTATIONS[name].patches():
-            undo.append((target, attribute, getattr(target, attribute)))
-            setattr(target, attribute, replacement)
         yield
     finally:
-        for target, attribute, original in reversed(undo):
-            setattr(target, attribute, original)
+        setattr(target, attribute, original)
 
 
 def in_order() -> list[Mutation]:
@@ -138,7 +144,7 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     return 1 if missing else 0
 
 
-from raftlog.testing import known_bugs  # noqa: E402, F401  fills the registry
+from raftlog.testing import known_bugs, known_bugs_of_change  # noqa: E402, F401  fills the registry
 from raftlog.testing.sql import known_bugs as sql_known_bugs  # noqa: E402, F401
 
 if __name__ == "__main__":

@@ -53,12 +53,13 @@ class Profile:
 
 
 def draw_features(rng: random.Random, profile: Profile) -> None:
-    """In about half of the runs members change, in half logs are compacted and databases lost.
+    """In about half of the runs members change, in half logs are compacted and databases lost, in some
+    damaged disks are repaired.
 
     A source of its own: whatever else a seed gives stays as it is.
     """
-    has_members, has_images = rng.random() < 0.5, rng.random() < 0.5
-    profile.features = ("members",) * has_members + ("images",) * has_images
+    has_members, has_images, has_repair = rng.random() < 0.5, rng.random() < 0.5, rng.random() < 0.4
+    profile.features = ("members",) * has_members + ("images",) * has_images + ("repair",) * has_repair
     profile.events_per_action = rng.choice((30.0, 80.0, 200.0))
     profile.settings = replace(profile.settings, catch_up_timeout=rng.choice((1.0, 3.0)))
     if has_images:

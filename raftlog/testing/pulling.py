@@ -135,8 +135,8 @@ class Images:
     def make(self) -> bytes:
         """The database as one consistent read shows it, and the log that goes on after it; b"": not from here."""
         raft = self.node.raft
-        if raft.lacks_database:
-            return b""
+        if raft.lacks_database or self.machine.last_applied > raft.last_applied:
+            return b""  # behind the log, or ahead of a log that is being repaired
         self.node.simulation.count("images made")
         index = self.describe_index()
         return encode_image(raft.base_at(index), self.machine.content())
@@ -264,7 +264,8 @@ class Images:
         """The database becomes the image, at once; then the file is not needed."""
         base, node = self.restoring, self.node
         assert base is not None
-        self.machine.install(self._content, base.index, base.term)
+        if self.machine.last_applied < base.index:
+            self.machine.install(self._content, base.index, base.term)
         node.simulation.safety.installed(node.node_id, base)
         node.simulation.count("images installed")
         node.simulation.trace("install", node.node_id, base.index)

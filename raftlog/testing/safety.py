@@ -17,7 +17,8 @@ Figure 3 of the paper, and what our storage promises:
 9. A read sees every entry that was committed when it was asked for (checked by the clients).
 10. Nothing is applied that the node's own log does not hold durably (rule 5 of the design).
 11. A log begins after a committed entry: its base has the term and the configuration of that, and when the log was
-    compacted to it, the node's own database had durably applied it. An image holds what it says.
+    compacted to it, the node's own database had durably applied it. Who becomes leader has a database from where its
+   log goes on.
 12. Of two configurations that follow each other in a log, any two majorities have a server in common; and a leader
     appends one only when the one before, and an entry of its own term, are committed.
 
@@ -192,6 +193,10 @@ class Safety:
                 "one vote a term",
                 f"{raft.node_id} voted for {seen.voted_for} and then {raft.voted_for!r} in term {raft.current_term}",
             )
+        if raft.recovery_id and raft.voted_for not in ("", seen.voted_for):
+            raise Violation(
+                "who lost his promises gives none", f"{raft.node_id} votes for {raft.voted_for} and has not recovered"
+            )
         seen.current_term, seen.voted_for = raft.current_term, raft.voted_for
         if raft.voted_for:
             self.votes.setdefault((raft.current_term, raft.voted_for), set()).add((raft.node_id, raft.incarnation))
@@ -208,6 +213,12 @@ class Safety:
         other = self.leaders.setdefault(term, raft.node_id)
         if other != raft.node_id:
             raise Violation("election safety", f"{other} and {raft.node_id} both lead term {term}")
+        if raft.lacks_database or raft.recovery_id:
+            raise Violation(
+                "a leader has what it needs",
+                f"{raft.node_id} leads term {term}, its database has {raft.last_applied}, its log begins after "
+                f"{raft.log.base.index}" + (", and it has not got back what its disk lost" if raft.recovery_id else ""),
+            )
         seen.led_term = term
         votes = self.votes.get((term, raft.node_id), set())
         servers = raft.configuration.servers
@@ -352,8 +363,8 @@ class Safety:
         if node_id == raft.node_id:
             return raft.log.stable_index >= index
         seen = self.seen.get(node_id)
-        if seen is not None and seen.incarnation == incarnation:
-            return self._reaches(seen.durable, index, term)
+        if seen is not None and seen.incarnation == incarnation and self._reaches(seen.durable, index, term):
+            return True
         return self._reaches(self.gone.get((node_id, incarnation), (0, 0)), index, term)
 
     def _reaches(self, durable: tuple[int, int], index: int, term: int) -> bool:
@@ -417,7 +428,7 @@ class Safety:
                 "durable entries survive",
                 f"{node_id} had entry {index} of term {term} durable; after a restart its log ends at {log.last_index}",
             )
-        if machine_index and not log.matches(machine_index, machine_term):
+        if machine_index and not raft.recovery_id and not log.matches(machine_index, machine_term):
             raise Violation(
                 "applied is durable here",
                 f"{node_id} applied entry {machine_index} of term {machine_term}, which its own log does not hold",
@@ -428,7 +439,8 @@ class Safety:
             self.votes.setdefault((raft.current_term, raft.voted_for), set()).add((node_id, raft.incarnation))
         fresh.incarnation = raft.incarnation
         fresh.configuration, fresh.configuration_index = raft.configuration, raft.configuration_index
-        fresh.commit_index, fresh.applied_index, fresh.base_index = raft.commit_index, machine_index, log.base.index
+        fresh.commit_index, fresh.applied_index = raft.commit_index, raft.last_applied
+        fresh.base_index = log.base.index
         fresh.durable = (log.last_index, log.last_term)
         fresh.last_index = fresh.checked_index = log.last_index
 
@@ -441,6 +453,13 @@ class Safety:
         seen = self.seen.pop(node_id, None)
         if seen is not None:
             self.gone[node_id, seen.incarnation] = seen.durable
+
+    def repaired(self, node_id: str) -> None:
+        """Its disk lost some of what it had promised: until that is there again it promises nothing.
+
+        As in forget(), what it acknowledged still counts.
+        """
+        self.forget(node_id)
 
     # For those who plan what is to happen
 

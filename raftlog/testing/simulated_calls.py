@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -73,8 +74,7 @@ class NodeCalls:
         state = self.state
         with state.monitor:
             now = state.monitor.monotonic()
-            progress = state.raft.progress.get(to)
-            if progress is not None and progress.may_lead and state.raft.configuration.is_voter(to):
+            with contextlib.suppress(NotLeader, ValueError):  # told to whoever asked
                 state.raft.transfer_leadership(to, now)
             afterwards = state.settle(now, wake=state.peer_work)
         run(afterwards)

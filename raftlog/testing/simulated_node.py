@@ -39,6 +39,7 @@ from raftlog.runtime.election_timer import count_arrivals
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.ports import ForwardProposals, PeerMessage, TurnReleased, TurnRequest
 from raftlog.storage import Storage, open_storage
+from raftlog.testing import repairing
 from raftlog.testing.disk import Crashed, Killed, SimulatedDisk
 from raftlog.testing.node_clock import NodeClock
 from raftlog.testing.pulling import ImageChunk, ImageRequest, Images
@@ -148,17 +149,19 @@ class SimulatedNode(NodeCalls):
         self.incarnation = self.storage.metadata.incarnation
         self.machine.start()
         now = self.local_now()
+        log, recovery_id = load_log(self.storage.log), self.storage.recovery_id
         self.raft = self.raft_class(
             node_id=self.node_id,
             incarnation=self.incarnation,
             settings=profile.settings,
-            log=load_log(self.storage.log),
+            log=log,
             hard_state=self.storage.hard_state.load(),
             rng=random.Random(self.rng.getrandbits(64)),
             now=now,
             first_members=None if self.joins else simulation.first_members,
             new_cluster_id=self.rng.randbytes(16).hex(),
-            last_applied=self.machine.last_applied,
+            last_applied=min(self.machine.last_applied, log.last_index) if recovery_id else self.machine.last_applied,
+            recovery_id=recovery_id,
         )
         self.state = self.state_class(
             self.raft,
@@ -212,7 +215,8 @@ class SimulatedNode(NodeCalls):
             self.crash(power=True)
         else:
             self._end(f"damaged: {error}")
-        self.wipe()
+        if not (self.simulation.has_repair and repairing.repair(self)):
+            self.wipe()
 
     def meet(self, peer: str) -> None:
         """There is another node in the world."""
@@ -333,6 +337,7 @@ class SimulatedNode(NodeCalls):
 
     def _after(self) -> None:
         state = self.state
+        repairing.finish(self)
         self.simulation.safety.check_node(self.raft)
         if self.simulation.has_images:
             self.images.look()
@@ -417,7 +422,10 @@ class SimulatedNode(NodeCalls):
         batch = raft.log.slice(first_index, last_index, MAX_APPLY_BYTES)
         if batch is None:
             batch = self.state.log_store.read(first_index, last_index, MAX_APPLY_BYTES)
-        outcomes = machine.apply(batch)
+        # After a repair of the log, the database may be ahead of it.
+        outcomes = []
+        if batch.last_index > machine.last_applied:
+            outcomes = machine.apply(batch.slice(max(batch.first_index, machine.last_applied + 1), batch.last_index))
         for outcome in outcomes:
             if not outcome.index:
                 continue  # a repeat that is refused: its sequence is forgotten

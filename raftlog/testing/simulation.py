@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
-from raftlog.testing import members  # noqa: F401  fills the registry
+from raftlog.testing import members, repairing  # noqa: F401  they fill the registry
 from raftlog.testing.disk import UNLIMITED
 from raftlog.testing.faults import OPERATIONS, PlannedFault, names_of, plan_faults
 from raftlog.testing.network import SimulatedNetwork
@@ -97,6 +97,7 @@ class Simulation:
         if options.workload == "kv":
             draw_features(self.rng("features"), self.profile)
         self.has_images = "images" in self.profile.features
+        self.has_repair = "repair" in self.profile.features
         self.node_ids = [f"n{number}" for number in range(1, options.nodes + 1)]
         self.first_members = Configuration(
             "", {node_id: Server(f"sim://{node_id}") for node_id in self.node_ids}, tuple(self.node_ids)
@@ -301,7 +302,8 @@ class Simulation:
 
     def _has_caught_up(self, node: SimulatedNode, leader: SimulatedNode, last_index: int) -> bool:
         if self.is_member(node):
-            return node.is_up and node.raft.last_applied == last_index and node.raft.leader_id == leader.node_id
+            is_whole = node.is_up and not node.raft.recovery_id
+            return is_whole and node.raft.last_applied == last_index and node.raft.leader_id == leader.node_id
         # Others wait to be taken in, have stopped, or learn that they are out once they ask a member for its vote.
         return not node.is_up or node.raft.is_removed or not self._would_learn(node)
 
