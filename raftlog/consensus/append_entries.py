@@ -79,7 +79,7 @@ def next_append_entries(
         progress.on_retry_deadline()
     if install_snapshot.needs_snapshot(state, progress):
         return install_snapshot.next_offer(state, peer, progress, now)
-    if not urgent and progress.next_index <= state.log.last_index:
+    if not urgent and progress.next_index <= membership.last_index_for(state, peer):
         settings = state.settings
         if progress.has_room(settings.max_inflight_messages, settings.max_inflight_bytes):
             return _next_entries(state, peer, progress, now)
@@ -123,7 +123,7 @@ def heartbeat_deadline(state: ServerState, peer: str) -> float:
 def _next_entries(state: ServerState, peer: str, progress: Progress, now: float) -> AppendEntries | FetchEntries | None:
     settings, log = state.settings, state.log
     first_index = progress.next_index
-    last_index = min(log.last_index, first_index + settings.max_append_entries - 1)
+    last_index = min(membership.last_index_for(state, peer), first_index + settings.max_append_entries - 1)
     batch = log.slice(first_index, last_index, settings.max_append_bytes)
     if batch is None:
         last_index = min(last_index, log.window_first - 1)

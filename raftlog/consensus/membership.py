@@ -252,6 +252,17 @@ def let_go(state: ServerState, peer: str, now: float) -> bool:
     return True
 
 
+def last_index_for(state: ServerState, peer: str) -> int:
+    """The last entry that may be sent to `peer`: who has no vote any more learns so once that is committed.
+
+    With Cnew in its log, uncommitted, it would stand for no election, and vote for nobody who has not got Cnew. Were
+    those who have got it lost, a majority of Cold, which is needed to go on from Cold,new, might be of such servers.
+    """
+    if state.configuration_index <= state.commit_index or state.configuration.is_voter(peer):
+        return state.log.last_index
+    return state.configuration_index - 1
+
+
 def removed_index(state: ServerState, node_id: str) -> int:
     """Index of the committed configuration without `node_id`, by which it learns that it was removed; 0: it was not."""
     is_committed = 0 < state.configuration_index <= state.commit_index

@@ -72,6 +72,23 @@ def test_every_change_goes_through_a_joint_configuration(before, after, expected
         assert any(isinstance(event, RemovedFromCluster) for event in cluster.events[node_id])
 
 
+def test_servers_that_leave_learn_so_only_when_it_is_committed():
+    """Found by the simulation: a, left alone, lost power before its own disk had Cnew; b and c had it, stood for no
+    election and gave a no vote, because their logs were newer."""
+    cluster = cluster_of(*"abc")
+    change(cluster, target("a"))
+    cluster.run(1)
+    assert cluster.leader.configuration == target("a")
+    index = cluster.leader.configuration_index
+    carriers = [
+        message
+        for message in cluster.sent
+        if isinstance(message, AppendEntries) and message.entries.first_index <= index <= message.entries.last_index
+    ]
+    assert {message.recipient for message in carriers} == {"b", "c"}
+    assert all(message.leader_commit >= index for message in carriers)
+
+
 def test_a_leader_that_removes_itself_hands_over_first():
     cluster = cluster_of(*"abc")
     change(cluster, target("b", "c"))
