@@ -111,11 +111,6 @@ def _removed_server_is_not_told() -> list[Patch]:
     return [(membership, "removed_index", lambda state, node_id: 0)]
 
 
-@mutation("removal-is-sent-uncommitted", "servers that leave get Cnew before it is committed")
-def _removal_is_sent_uncommitted() -> list[Patch]:
-    return [(membership, "last_index_for", lambda state, peer: state.log.last_index)]
-
-
 @mutation("unknown-leader-is-ignored", "a member that fell behind hears no leader that it does not know yet")
 def _unknown_leader_is_ignored() -> list[Patch]:
     def knows(state: ServerState, node_id: str, now: float) -> bool:
