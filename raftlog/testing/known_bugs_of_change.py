@@ -15,7 +15,6 @@ from raftlog.consensus import (
     membership,
     quorum,
     request_vote,
-    roles,
     timeout_now,
     timing,
 )
@@ -24,7 +23,6 @@ from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import RequestVote
 from raftlog.consensus.server_state import Leadership, ServerState
 from raftlog.consensus.snapshot import LogBase
-from raftlog.consensus.timing import recount_quorum
 from raftlog.storage import Storage
 from raftlog.testing.mutations import Patch, mutation, patched
 from raftlog.testing.pulling import Images
@@ -119,19 +117,6 @@ def _unknown_leader_is_ignored() -> list[Patch]:
         return any(node_id in configuration.servers for _, configuration in state.log.configurations)
 
     return [(membership, "knows", knows)]
-
-
-@mutation("acknowledgement-of-older-folder", "what a server's older folder acknowledged counts after it was replaced")
-def _acknowledgement_of_older_folder() -> list[Patch]:
-    original = roles._refresh_progress
-
-    def refresh_progress(state: ServerState, before: Configuration, now: float) -> None:
-        kept = dict(state.progress)
-        original(state, before, now)
-        state.progress = {peer: kept.get(peer, progress) for peer, progress in state.progress.items()}
-        recount_quorum(state)
-
-    return [(roles, "_refresh_progress", refresh_progress)]
 
 
 # Compaction and images
