@@ -9,15 +9,7 @@ from typing import Any
 
 import msgspec
 
-from raftlog.consensus import (
-    append_entries,
-    install_snapshot,
-    membership,
-    quorum,
-    request_vote,
-    timeout_now,
-    timing,
-)
+from raftlog.consensus import append_entries, install_snapshot, membership, quorum, request_vote, timing
 from raftlog.consensus.configuration import Configuration
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.messages import RequestVote
@@ -174,7 +166,7 @@ def _leads_without_database() -> list[Patch]:
             state.log.base = base
 
     original = timing.may_campaign
-    return [(module, "may_campaign", may_campaign) for module in (timing, request_vote, timeout_now)]
+    return [(module, "may_campaign", may_campaign) for module in (timing, request_vote)]
 
 
 # Repair
