@@ -24,16 +24,19 @@ def report(digest: ClusterDigest) -> Told:
     for member in done:
         differences += edited_tables(member)
     for member in done:
-        if reference is not None and member.node_id not in alike:
-            differences += compare(reference, member, differences)
-    incomplete = [member.node_id for member in digest.members if not member.is_done]
+        if reference is not None and member is not reference:
+            if member.node_id not in alike:
+                differences += compare(reference, member, differences)
+            differences += other_results(reference, member, differences)
+    different = {each["node"] for each in differences}
+    incomplete = [m.node_id for m in digest.members if m.node_id not in alike | different]
     voters_alike = len(alike & set(digest.voters))
     return {
         "index": reference.status["index"] if reference is not None else None,
         "reference": reference.node_id if reference is not None else None,
         "alike": sorted(alike),
         "majority": voters_alike > len(digest.voters) // 2,
-        "nodes": {member.node_id: describe_member(member) for member in digest.members},
+        "nodes": {member.node_id: describe_member(member, alike, different) for member in digest.members},
         "tables": tables_of(reference),
         "differences": differences,
         "incomplete": incomplete,
@@ -41,8 +44,15 @@ def report(digest: ClusterDigest) -> Told:
     }
 
 
-def describe_member(member: MemberDigest) -> Told:
+def describe_member(member: MemberDigest, alike: set[str], different: set[str]) -> Told:
+    if not member.is_done:
+        said = "did not answer"
+    elif member.node_id in different:
+        said = "differs"
+    else:
+        said = "alike" if member.node_id in alike else "alike so far"
     return {
+        "verdict": said,
         "index": member.status.get("index"),
         "rows": member.status.get("rows"),
         "standing": member.status.get("standing", ""),
@@ -110,9 +120,13 @@ def compare(reference: MemberDigest, member: MemberDigest, known: list[Told]) ->
 def differing_since(reference: MemberDigest, member: MemberDigest) -> Told:
     """By the running hashes: since which entry the two differ; equal ones say that no entry was the cause."""
 
+    begun: set[int] = set()
+
     def at(node: MemberDigest, index: int) -> bytes | None:
-        value: bytes | None = node.ask("fingerprint", {"index": index})["at"]
-        return value
+        answer = node.ask("fingerprint", {"index": index})
+        begun.add(answer["since"])
+        value: bytes | None = answer["at"]
+        return value if len(begun) == 1 else None  # hashes that began at two entries say nothing
 
     upto = min(int(reference.status["index"]), int(member.status["index"]))
     try:
@@ -120,6 +134,16 @@ def differing_since(reference: MemberDigest, member: MemberDigest) -> Told:
     except (RaftlogError, OSError):
         return {"cause": "unknown", "since": {"index": upto, "exact": False}}
     return {"cause": "by an entry" if differ else "not by the log", "since": {"index": index, "exact": exact}}
+
+
+def other_results(reference: MemberDigest, member: MemberDigest, known: list[Told]) -> list[Told]:
+    """Rows that are alike do not say that an entry gave the same result on both: the running hashes do."""
+    if any(each["node"] == member.node_id for each in known):
+        return []
+    since = differing_since(reference, member)
+    if since["cause"] != "by an entry":
+        return []
+    return [{"node": member.node_id, "table": "", "rows": [], **since}]
 
 
 def first_difference(

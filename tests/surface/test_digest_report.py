@@ -55,6 +55,7 @@ class FakeMember:
         tables = {"t": {"rows": count, "sum": total, "kept": kept}}
         self.status = {"index": index, "tables": tables, "rows": count, "standing": standing}
         self.hashes = hashes or "x" * index
+        self.since = 0
 
     @property
     def is_done(self):
@@ -63,7 +64,8 @@ class FakeMember:
     def ask(self, name, arguments):
         if name == "fingerprint":
             at = arguments["index"]
-            return {"at": self.hashes[at - 1].encode() if at <= len(self.hashes) else None}
+            value = self.hashes[at - 1].encode() if at <= len(self.hashes) else None
+            return {"at": value, "since": self.since}
         answer = {"digest_chunk": answer_chunk, "digest_sum": answer_sum, "digest_hashes": answer_hashes}[name]
         return answer(self.reader, arguments)
 
@@ -141,13 +143,23 @@ def test_a_node_that_stands_still_is_judged_by_rows_that_no_later_entry_has_writ
     found = report(FakeDigest(*healthy, standing))
     assert [row["key"] for row in found["differences"][0]["rows"]] == [[2]]
     behind = FakeMember("b", {1: "old", 2: "two", 3: "three"}, index=6, standing="it waits for newer code")
-    assert report(FakeDigest(*healthy, behind))["exit_code"] == ALIKE
+    found = report(FakeDigest(*healthy, behind))
+    assert (found["exit_code"], found["incomplete"]) == (INCOMPLETE, ["b"])
+    assert found["nodes"]["b"]["verdict"] == "alike so far"
+
+
+def test_equal_rows_with_another_result_of_a_command_differ():
+    other = FakeMember("b", ROWS, index=6, hashes="xxxxyy", standing="it has diverged")
+    found = report(FakeDigest(FakeMember("a", ROWS), other, FakeMember("c", ROWS)))
+    assert (found["exit_code"], found["nodes"]["b"]["verdict"]) == (DIFFERENT, "differs")
+    [difference] = found["differences"]
+    assert difference_lines(difference, "a") == ["b, what an entry returned: differs since entry 5, by an entry"]
 
 
 def test_who_did_not_answer_is_not_called_alike():
     found = report(FakeDigest(FakeMember("a", ROWS), FakeMember("b", ROWS), FakeMember("c", ROWS, error="is down")))
     assert (found["exit_code"], found["incomplete"]) == (INCOMPLETE, ["c"])
-    assert sentence(found).endswith("c did not answer.")
+    assert sentence(found).endswith("c could not be compared there.")
     assert report(FakeDigest(FakeMember("a", ROWS, error="is down")))["exit_code"] == INCOMPLETE
 
 
@@ -165,6 +177,13 @@ def test_the_first_difference_of_two_running_hashes(theirs, expected):
         return lambda index: None if text[index - 1] == "." else text[index - 1].encode()
 
     assert first_difference(at("aaaa"), at(theirs), 4) == expected
+
+
+def test_running_hashes_that_began_at_two_entries_are_not_compared():
+    other = FakeMember("b", ROWS, hashes="yyyyyyyyy")
+    other.since = 4
+    found = report(FakeDigest(FakeMember("a", ROWS), other, FakeMember("c", ROWS)))
+    assert (found["exit_code"], found["differences"]) == (ALIKE, [])
 
 
 def test_at_most_ten_rows_of_a_table_are_named():

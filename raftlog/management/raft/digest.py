@@ -31,7 +31,7 @@ examples:
 exit codes:
   0  all nodes are alike
   1  rows differ, or nothing could be compared; heal a node with `manage.py raft repair --database` on its host
-  2  those that answered are alike, but not all answered
+  2  those that could be compared at that entry are alike; others did not answer, or stand still before it
 """
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -68,8 +68,7 @@ def follow(digest: ClusterDigest, timeout: float, output: Output) -> None:
 def show(found: dict[str, Any], output: Output) -> None:
     rows = []
     for node_id, node in found["nodes"].items():
-        said = "alike" if node_id in found["alike"] else "did not answer" if node["error"] else "differs"
-        rows.append([node_id, node["index"], node["rows"], said, node["error"] or node["standing"]])
+        rows.append([node_id, node["index"], node["rows"], node["verdict"], node["error"] or node["standing"]])
     output.show(table(["node", "entry", "rows", "", "why"], rows))
     for difference in found["differences"]:
         for line in difference_lines(difference, found["reference"]):
@@ -80,7 +79,8 @@ def show(found: dict[str, Any], output: Output) -> None:
 def difference_lines(difference: dict[str, Any], reference: str | None) -> list[str]:
     since, cause = difference["since"], difference["cause"]
     when = f"{'since' if since['exact'] else 'since or before'} entry {since['index']}"
-    lines = [f"{difference['node']}, table {difference['table']}: differs {when}, {cause}"]
+    where = f"table {difference['table']}" if difference["table"] else "what an entry returned"
+    lines = [f"{difference['node']}, {where}: differs {when}, {cause}"]
     for row in difference["rows"]:
         if "error" in row:
             lines.append(f"  its rows cannot be compared: {row['error']}")
@@ -88,8 +88,8 @@ def difference_lines(difference: dict[str, Any], reference: str | None) -> list[
         lines.append(f"  row {row['key'][0] if len(row['key']) == 1 else row['key']!r}:")
         ours, theirs = row["reference"] or {}, row["node"] or {}
         if not ours or not theirs:
-            there, where = (reference, difference["node"]) if ours else (difference["node"], reference)
-            lines.append(f"    on {there} {shorten(ours or theirs)}, not on {where}")
+            has, lacks = (reference, difference["node"]) if ours else (difference["node"], reference)
+            lines.append(f"    on {has} {shorten(ours or theirs)}, not on {lacks}")
             continue
         for name in ours.keys() | theirs.keys():
             if ours.get(name) != theirs.get(name):
@@ -109,7 +109,9 @@ def sentence(found: dict[str, Any]) -> str:
         return f"{nodes} differ from the majority. On each of their hosts: manage.py raft repair --database"
     text = f"{', '.join(found['alike'])} are alike at entry {found['index']}"
     text += f": {len(found['tables'])} tables, {rows:,} rows"
-    return f"{text}; {', '.join(found['incomplete'])} did not answer." if found["incomplete"] else f"{text}."
+    return (
+        f"{text}; {', '.join(found['incomplete'])} could not be compared there." if found["incomplete"] else f"{text}."
+    )
 
 
 VERB = DigestVerb
