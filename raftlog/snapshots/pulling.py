@@ -120,6 +120,7 @@ class Puller:
                 except _Overtaken as overtaken:
                     logger.info("%s: the image that was pulled is of no use: %s", self._node_id, overtaken)
                     self._incoming.drop()
+                    self._pause(LOOK)
                 except (ImageError, OSError) as error:
                     self._has_failed(str(error))
         except _Stopping:

@@ -15,7 +15,7 @@ SHELL = ("shell", "-v", "0", "-c")
 # Every few hundred rows a file of the log is full.
 SMALL = {
     "SEGMENT_BYTES": 65_536,
-    "COMPACT_LOG_BYTES": 262_144,
+    "COMPACT_LOG_BYTES": 131_072,
     "KEEP_LOG_BYTES": 65_536,
     "KEEP_LOG_ENTRIES": 1,
     "SNAPSHOT_BYTES_PER_SECOND": 4 << 20,
@@ -24,7 +24,7 @@ WRITE = """
 from demo_site.bank.models import Account
 for number in range(60):
     names = [f"{name} {{number}} {{n}} " + "x" * 200 for n in range(50)]
-    Account.objects.bulk_create(Account(name=text[:100], balance=1, paid_in=1) for text in names)
+    Account.objects.bulk_create(Account(name=text[:50], balance=1, paid_in=1) for text in names)
 """
 
 

@@ -120,6 +120,22 @@ def test_a_restart_costs_nothing_that_was_received(cluster):
     assert found == sorted(set(found))
 
 
+def test_status_tells_how_far_it_is(cluster):
+    follower = cluster.followers()[0]
+    waits, goes_on = hold(cluster, follower, after=5)
+    lose_database(cluster, follower)
+    assert waits.wait(60)
+    status = cluster.pullers[follower].status()
+    assert (status["step"], status["bytes"]) == ("pulling an image from", 2500)
+    assert status["percent"] == round(100 * 2500 / status["total"], 1)
+    words = cluster.pullers[follower].words()
+    assert words.startswith(f"pulling an image from {status['from']}, at entry {status['index']}: ")
+    assert "% of 0.0 MB" in words
+    goes_on.set()
+    wait_healed(cluster, follower)
+    cluster.wait(lambda: not cluster.pullers[follower].words(), "nothing is pulled any more")
+
+
 def test_a_change_of_leader_does_not_stop_it(cluster):
     follower = cluster.followers()[0]
     waits, goes_on = hold(cluster, follower, after=5)
