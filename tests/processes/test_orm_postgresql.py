@@ -9,6 +9,7 @@ from raftlog.testing.processes import ProcessCluster
 from tests import services
 from tests.backends.postgresql import Replica, connect, contents
 from tests.processes.test_orm import WRITES
+from tests.processes.test_snapshots import SMALL
 
 pytestmark = pytest.mark.processes
 
@@ -39,8 +40,24 @@ def cluster_of(server, path, **options) -> ProcessCluster:
     )
 
 
+def make_anew(server, name):
+    with connect({**server[0], "NAME": "postgres"}) as admin:
+        admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {name}")
+
+
+def assert_equal(cluster, server):
+    found = []
+    for node in cluster:
+        replica = Replica({**server[0], "NAME": f"{server[1]}_{node.node_id}"})
+        replica.assert_fingerprints()
+        found.append(contents(replica.connection))
+        replica.close()
+    assert found[0] == found[1] == found[2]
+
+
 def test_an_unmodified_project_survives_the_loss_of_its_leader(tmp_path, server):
-    with cluster_of(server, tmp_path) as cluster:
+    with cluster_of(server, tmp_path, options=SMALL) as cluster:
         cluster.start()
         leader = cluster.wait_for_leader(timeout=60)
         cluster["a"].manage("migrate", timeout=240)
@@ -55,13 +72,14 @@ def test_an_unmodified_project_survives_the_loss_of_its_leader(tmp_path, server)
         assert "total 2000 30" in run(others[1], 2)
         cluster[leader].start()
         cluster.wait_all_applied(timeout=90)
-        found = []
-        for node in cluster:
-            replica = Replica({**server[0], "NAME": f"{server[1]}_{node.node_id}"})
-            replica.assert_fingerprints()
-            found.append(contents(replica.connection))
-            replica.close()
-        assert found[0] == found[1] == found[2]
+        assert_equal(cluster, server)
+        # A database that is dropped under a running node is filled again.
+        make_anew(server, f"{server[1]}_{leader}")
+        cluster.wait_for(
+            lambda said: "it is brought up to date" in cluster[leader].log_file.read_text(), 60, "it is noticed"
+        )
+        cluster.wait_all_applied(timeout=90)
+        assert_equal(cluster, server)
         assert "total 2000 40" in run(cluster[leader], 3)
         statuses = cluster.statuses().values()
         assert [(status["divergence"], status["warnings"]) for status in statuses] == [(None, [])] * 3
