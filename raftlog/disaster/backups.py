@@ -26,11 +26,17 @@ Progress = Callable[[int, int], None]
 
 
 def describer(state: ConsensusState, store: LogStore) -> Callable[[int], LogBase]:
-    """What this node's log knows of an applied entry, with the log time of that very entry."""
+    """What this node's log knows of an applied entry, with the log time of that very entry.
+
+    Raises BackupError where it has been compacted meanwhile.
+    """
 
     def describe(index: int) -> LogBase:
-        with state.monitor:
-            base = state.raft.base_at(index)
+        try:
+            with state.monitor:
+                base = state.raft.base_at(index)
+        except (IndexError, ValueError) as error:
+            raise BackupError(f"the log does not hold entry {index}, at which the database stands: {error}") from error
         return with_log_time(store, base)
 
     return describe

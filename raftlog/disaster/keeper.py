@@ -34,7 +34,7 @@ READ_BYTES: Final = 1 << 20
 # The log keeps what is not archived, up to so many bytes of log files; then it gives it up, and says so.
 MAX_HELD_BYTES: Final = 4 << 30
 NOTHING: Final = 1 << 62  # an index beyond every log
-LOOK_INTERVAL: Final = 10.0  # seconds between two looks whether a backup is due
+LOOK_INTERVAL: Final = 60.0  # seconds between two looks whether a backup is due
 
 
 class Keeper:
@@ -170,8 +170,12 @@ class Keeper:
         return batches
 
     def _term_before(self, first_index: int) -> int:
-        with self._state.monitor:
-            return self._state.raft.log.term_at(first_index - 1)
+        """Raises BackupError where it has been compacted meanwhile."""
+        try:
+            with self._state.monitor:
+                return self._state.raft.log.term_at(first_index - 1)
+        except IndexError as error:
+            raise BackupError(f"the log does not begin before entry {first_index} any more: {error}") from error
 
     # Backups
 

@@ -12,6 +12,7 @@ from raftlog.consensus.entries import COMMAND, EntryBatch, Run
 from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import Role
 from raftlog.disaster import keeper as module
+from raftlog.disaster.backups import describer
 from raftlog.disaster.keeper import Keeper
 from raftlog.disaster.pieces import read_piece
 from raftlog.disaster.store import BackupError, BackupStore, piece_name
@@ -164,3 +165,18 @@ def test_a_storage_that_fails_shows_in_the_status_until_it_works_again(make, sto
     keeper._archive_main()
     assert keeper.status()["warnings"] == []
     assert stored(storage) == [(1, 5, 0)]
+
+
+def test_what_was_compacted_meanwhile_is_no_death_of_the_node(make, storage, log):
+    keeper = make()
+    keeper.archive()
+    append(log, 2)
+    log.compact_to(LogBase(6, 1, 6_000, 1, Configuration(CLUSTER_ID)))
+    keeper._state.raft.term_at = lambda index: [][index]
+    keeper.archived_index = 6
+    with pytest.raises(BackupError, match="does not begin before entry 7 any more"):
+        keeper._archive_piece(BackupStore(storage, "shop", CLUSTER_ID), 7)
+    service = Service(log)
+    service.raft.base_at = lambda index: [][index]
+    with pytest.raises(BackupError, match="does not hold entry 3"):
+        describer(service, log)(3)
