@@ -30,7 +30,7 @@ def register_all() -> None:
     """Called once, when the app is ready."""
     from raftlog.backends import checks as backend  # it needs this module
 
-    for check in (check_settings, check_database, check_media, check_caches):
+    for check in (check_settings, check_database, check_backups, check_media, check_caches):
         checks.register(check, TAG)
     for check in (
         backend.check_engine,
@@ -84,6 +84,15 @@ def _is_in_memory(name: str) -> bool:
     if name.startswith("file:memorydb_"):
         return False
     return name == ":memory:" or "mode=memory" in name
+
+
+def check_backups(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
+    """E004: where backups are kept."""
+    settings, known = read_settings(), django_settings.STORAGES
+    if settings is None or not settings.backup_storage or settings.backup_storage in known:
+        return []
+    message = f"RAFTLOG['BACKUP_STORAGE'] is {settings.backup_storage!r}, which is not in STORAGES."
+    return [error("E004", message, f"Add it there, or use one of {', '.join(known)}.")]
 
 
 def check_media(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:

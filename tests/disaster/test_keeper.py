@@ -69,7 +69,7 @@ def append(log, count, term=1):
 @pytest.fixture
 def make(storage, log, tmp_path):
     def make(log=log):
-        raw = {"CLUSTER": "shop", "DATA_DIR": tmp_path, "BACKUP_STORAGE": "backups", "ARCHIVE_INTERVAL": 60}
+        raw = {"CLUSTER": "shop", "DATA_DIR": tmp_path, "BACKUP_STORAGE": "default", "ARCHIVE_INTERVAL": 60}
         settings = conf.load_settings(raw)
         return Keeper(settings, Service(log), log, lambda index: LogBase(index), lambda name, error: None)
 

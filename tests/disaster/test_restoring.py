@@ -142,7 +142,7 @@ def test_where_no_node_runs_the_folder_tells_what_the_database_stands_at(setting
 
 
 def test_the_leader_backs_up_when_it_is_due_and_keeps_so_many(backup, tmp_path, monkeypatch):
-    raw = {"DATA_DIR": tmp_path / "new", "BACKUP_STORAGE": "backups", "BACKUP_INTERVAL": 3600, "BACKUP_KEEP": 2}
+    raw = {"DATA_DIR": tmp_path / "new", "BACKUP_STORAGE": "default", "BACKUP_INTERVAL": 3600, "BACKUP_KEEP": 2}
     storage = InMemoryStorage()
     monkeypatch.setattr("raftlog.disaster.keeper.open_storage_named", lambda alias: storage)
     service = Service(MemoryLog())

@@ -100,3 +100,9 @@ def test_files_that_are_kept_on_one_host_are_warned_of(settings, expected, monke
         messages = checks.check_media(None)
     assert ids(messages) == expected
     assert all("Photo.image" in message.msg for message in messages)
+
+
+@pytest.mark.parametrize(("alias", "found"), [("default", []), ("", []), ("none-such", ["raftlog.E004"])])
+def test_backups_go_to_a_storage_that_there_is(alias, found):
+    with override_settings(RAFTLOG={"BACKUP_STORAGE": alias} if alias else {}):
+        assert ids(checks.check_backups(None)) == found

@@ -127,3 +127,9 @@ def test_a_socket_folder_that_others_may_write_is_refused(tmp_path, monkeypatch)
     settings.socket_path.parent.chmod(0o777)
     with pytest.raises(conf.SettingsError, match="0700"):
         settings.socket_path  # noqa: B018
+
+
+def test_backups_need_a_storage_that_there_is():
+    for key in ("BACKUP_INTERVAL", "ARCHIVE_INTERVAL"):
+        assert [problem.key for problem in conf.find_problems({key: 60})] == [key]
+        assert conf.find_problems({key: 60, "BACKUP_STORAGE": "default"}) == []
