@@ -280,7 +280,8 @@ def knows(state: ServerState, node_id: str, now: float) -> bool:
     if state.log.is_empty and state.first_members is not None:
         return node_id in state.first_members.servers
     is_known = any(node_id in configuration.servers for _, configuration in state.log.configurations)
-    if is_known or node_id == state.leader_id:
+    # Where the log gave earlier configurations up, anybody of this cluster may have been in one.
+    if is_known or node_id == state.leader_id or state.log.base.configuration_index > 1:
         return True
     is_settled = _is_member(state, state.configuration) and hears_leader(state, now)
     return not (is_settled or state.is_removed)

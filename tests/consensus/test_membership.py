@@ -330,3 +330,24 @@ def test_a_server_that_fell_behind_takes_entries_of_a_leader_that_it_has_never_h
     assert not behind.knows("stranger", cluster.now), "it hears its leader: nobody else is needed"
     cluster.run(1)
     assert behind.log.last_index == cluster.leader.log.last_index
+
+
+def test_a_server_that_was_removed_learns_so_though_the_log_no_longer_says_that_it_was_a_member():
+    """It was away, and the configurations with it in them are compacted."""
+    cluster = Cluster("a", "b", "c", formed=True)
+    cluster.elect("a")
+    cluster.settle()
+    cluster.partition("ab", "c")
+    target = cluster.rafts["a"].configuration.without("c")
+    cluster.do("a", lambda raft: raft.change_configuration(target, raft.configuration_index, cluster.now))
+    cluster.run(2.0)
+    for node_id in "ab":
+        cluster.apply(node_id)
+        cluster.compact(node_id)
+    assert [set(each.servers) for _, each in cluster.rafts["b"].log.configurations] == [{"a", "b"}]
+    assert cluster.rafts["b"].knows("c", cluster.now)
+    cluster.heal()
+    cluster.run(3.0)
+    assert cluster.rafts["c"].is_removed
+    assert not cluster.rafts["a"].is_removed
+    assert cluster.leader.current_term == cluster.rafts["b"].current_term
