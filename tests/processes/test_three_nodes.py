@@ -1,6 +1,7 @@
 """Three nodes as the quickstart starts them: what a user does with them, and sees."""
 
 import json
+import sqlite3
 import sys
 import urllib.parse
 import urllib.request
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from raftlog.consensus.entries import OPEN_SESSION, client_payload
 from raftlog.exceptions import RaftlogError
 from raftlog.runtime import clock
-from raftlog.testing.processes import ProcessCluster
+from raftlog.runtime.ports import APPLIED, UNKNOWN
+from raftlog.testing.processes import ProcessCluster, leader_of
 
 pytestmark = pytest.mark.processes
 
@@ -49,17 +52,18 @@ def test_a_command_proposed_on_a_follower_returns_and_the_next_read_there_sees_i
     assert shell(follower, code) == "100"
     cluster.wait_all_applied(30)
     for node in cluster:
-        assert shell(node, "print(Account.objects.get(name='ada').balance)") == "100"
+        with closing(sqlite3.connect(f"file:{node.database}?mode=ro", uri=True)) as raw:
+            assert raw.execute("SELECT balance FROM bank_account WHERE name = 'ada'").fetchall() == [(100,)]
 
 
 def test_the_status_names_the_leader_from_any_host(cluster):
     leader = cluster.wait_for_leader(30)
-    for node in cluster:
-        report = json.loads(node.manage("raft", "status", "--json"))
-        assert report["leader_id"] == leader
-        assert report["voters_answering"] == 3
-        assert all(row["reachable"] for row in report["members"])
-    assert f"{leader} leads in term" in followers_of(cluster)[0].manage("raft", "status")
+    one, other = followers_of(cluster)
+    report = json.loads(one.manage("raft", "status", "--json"))
+    assert report["leader_id"] == leader
+    assert report["voters_answering"] == 3
+    assert all(row["reachable"] for row in report["members"])
+    assert f"{leader} leads in term" in other.manage("raft", "status")
 
 
 def test_the_site_is_served_by_every_node_and_its_forms_propose(cluster):
@@ -83,6 +87,34 @@ def test_a_follower_that_was_killed_catches_up(cluster):
     follower.start()
     cluster.wait_all_applied(30)
     assert shell(follower, "print(Account.objects.get(name='bob').balance)") == "30"
+
+
+def test_a_leader_without_answers_steps_down_and_its_callers_get_one(cluster):
+    """It hears nothing any more, while every connection stays open: its followers' processes are paused."""
+    leader = cluster.wait_for_leader(40)
+    others = [node for node in cluster if node.node_id != leader]
+    answered = []
+    client = cluster[leader].client()
+    for node in others:
+        node.pause()
+    paused_at = clock.monotonic()
+    client.propose([client_payload(OPEN_SESSION, b"waiting caller 1", 0, 0, b"")], 60.0, answered.extend)
+    cluster.wait_for(lambda found: leader_of(found) is None, 20, "the leader steps down")
+    # An election timeout (0.5 s), and what a busy machine needs to run the timer and this test.
+    assert clock.monotonic() - paused_at < 5
+    deadline = clock.monotonic() + 20
+    while not answered:
+        assert clock.monotonic() < deadline, "the caller was not answered although nobody leads"
+        clock.sleep(0.05)
+    assert answered[0].status == UNKNOWN
+    for node in others:
+        node.resume()
+    cluster.wait_for_leader(40)
+    later = []
+    client.propose([client_payload(OPEN_SESSION, b"waiting caller 2", 0, 0, b"")], 30.0, later.extend)
+    cluster.wait_for(lambda found: bool(later), 40, "writes go on")
+    assert later[0].status == APPLIED
+    cluster.wait_all_applied(30)
 
 
 def test_without_a_majority_a_proposal_ends_in_time_and_says_so_and_goes_on_after_one_returns(cluster):

@@ -53,7 +53,7 @@ def cluster(tmp_path_factory):
         yield made
 
 
-@pytest.mark.parametrize(("kind", "count"), [("increment", 10), ("read_then_write", 10), ("script", 5)])
+@pytest.mark.parametrize(("kind", "count"), [("increment", 5), ("read_then_write", 5), ("script", 3)])
 def test_24_threads_on_three_nodes_increment_one_row(cluster, kind, count):
     cluster.wait_all_applied(timeout=60)
     before = hits(cluster["a"])
