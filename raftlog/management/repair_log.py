@@ -106,7 +106,9 @@ def as_data(plan: RepairPlan) -> dict[str, Any]:
 def show(plan: RepairPlan, output: Output) -> None:
     for finding in plan.findings:
         output.line(str(finding), style="red")
-    if plan.cut_from > plan.promised_index:
+    if plan.begins_anew:
+        output.line(f"Lost here: the whole log, from entry {plan.cut_from} on; the other servers are asked for it.")
+    elif plan.cut_from > plan.promised_index:
         output.line(f"No entry is known to be lost: the log ends at {plan.promised_index}.")
     elif plan.cut_from:
         output.line(f"Lost here: entries {plan.cut_from}-{plan.promised_index}, which the other servers are asked for.")

@@ -119,6 +119,18 @@ def test_repair_cuts_and_keeps_what_was_damaged(folder):
     assert "start it, and it fetches what it lost" in output
 
 
+def test_repair_of_a_log_that_is_gone(folder):
+    for name in names(folder):
+        (folder / name).unlink()
+    code, output = raft("repair", "--timeout", "0.1")
+    assert code == 1
+    assert "Lost here: the whole log, from entry 1 on" in output
+    assert raft("repair", "--execute", "--noinput")[0] == 0
+    storage = opened(folder, node_id="a")
+    assert (storage.log.last_index, bool(storage.recovery_id)) == (0, True)
+    storage.close()
+
+
 def test_repair_of_term_and_vote(folder):
     flip(folder / "hard_state", 20)
     code, output = raft("repair", "--timeout", "0.1")
