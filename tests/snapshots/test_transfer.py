@@ -62,8 +62,8 @@ def test_a_database_that_is_behind_the_log_becomes_an_image(cluster):
     lose_database(cluster, follower)
     cluster.write(5)
     wait_healed(cluster, follower)
-    assert cluster.pullers[follower].status() is None or cluster.raft(follower).wanted_snapshot is None
-    assert not list((cluster.folder / follower / "incoming").iterdir())
+    cluster.wait(lambda: not list((cluster.folder / follower / "incoming").iterdir()), "the file is removed")
+    cluster.wait(lambda: cluster.pullers[follower].status() is None, "nothing is pulled any more")
 
 
 def test_a_leader_that_lost_its_database_gives_leadership_up_and_heals(cluster):
