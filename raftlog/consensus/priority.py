@@ -101,8 +101,7 @@ def _is_ready(state: ServerState, progress: Progress, now: float) -> bool:
     leadership = state.leadership
     assert leadership is not None
     return (
-        _answers(state, progress, now)
-        and progress.may_lead
+        _is_able(state, progress, now)
         and progress.match_index >= leadership.looked_index
         and progress.applied_index >= min(leadership.looked_index, state.last_applied)
     )

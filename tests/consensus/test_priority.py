@@ -1,5 +1,7 @@
 """Who should lead: priorities, and servers that should not lead just now."""
 
+import random
+
 import msgspec
 import pytest
 
@@ -172,6 +174,34 @@ def test_with_the_best_down_the_others_still_elect(three):
     three.restart("a")
     three.run(3 * T)
     assert three.leader.node_id in ("a", "c")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_in_the_end_the_best_leads(seed):
+    """Servers become unfit and fit, are cut off and come back, in any order; every step keeps the invariants."""
+    chance = random.Random(seed)
+    cluster = with_priorities({"a": 1, "b": 3, "c": 2}, seed=seed)
+    for _ in range(25):
+        node_id = chance.choice("abc")
+        reason = chance.choice(["", "", "its disk is full"])
+        cluster.do(node_id, lambda raft, reason=reason: raft.set_unfit(reason, cluster.now))
+        if chance.random() < 0.3:
+            cluster.partition([node_id], [other for other in "abc" if other != node_id])
+        else:
+            cluster.heal()
+        run(cluster, chance.choice([0.2, 1.0]))
+    cluster.heal()
+    for node_id in "abc":
+        cluster.do(node_id, lambda raft: raft.set_unfit("", cluster.now))
+    for _ in range(200):
+        run(cluster, 1.0)
+        if leads(cluster, "b"):
+            break
+    assert leads(cluster, "b")
+    before = len([event for node_id in "abc" for event in transfers(cluster, node_id)])
+    run(cluster, 2 * CALM)
+    assert leads(cluster, "b"), "and goes on leading"
+    assert len([event for node_id in "abc" for event in transfers(cluster, node_id)]) == before
 
 
 # Unfit leaders
