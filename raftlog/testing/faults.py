@@ -295,9 +295,10 @@ def lose_database(simulation: Simulation, rng: random.Random) -> str:
 
 @operation("slow-disk", 2)
 def slow_disk(simulation: Simulation, rng: random.Random) -> str:
+    """Slow, or, in runs with what was added later, stalled: a sync takes longer than an election timeout."""
     node = _some_node(simulation, rng)
     disk = node.disk
-    disk.latency = rng.choice((0.01, 0.1, 0.4))
+    disk.latency = rng.choice((0.01, 0.1, 0.4, 1.5) if simulation.profile.features else (0.01, 0.1, 0.4))
 
     def end() -> None:
         disk.latency = 0.0

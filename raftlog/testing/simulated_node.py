@@ -486,6 +486,7 @@ class SimulatedNode(NodeCalls):
                 raft.tick(now)
                 afterwards = state.settle(now, wake=state.peer_work)
             if now >= state.step_down_deadline:
+                self.simulation.counters["disks stalled"] += now >= state.stall_deadline
                 afterwards += _calls(state.proposals.expire(now)) + _read_calls(state.reads.expire(now))
                 afterwards += state.settle(now, wake=state.peer_work)
         run(afterwards)

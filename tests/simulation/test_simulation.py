@@ -75,7 +75,9 @@ def test_clusters_work_while_they_are_attacked():
     assert sum(report.entries for report in reports) > 300
     counters = sum((report.counters for report in reports), start=type(reports[0].counters)())
     faults = ("LogTruncated", "SteppedDown", "power failures", "kills", "fetched from disk", "given up")
-    for what in (*faults, "changes begun", "changes refused", "RemovedFromCluster", "MemberLeft"):
+    members = ("changes begun", "changes refused", "RemovedFromCluster", "MemberLeft")
+    disks = ("compactions", "images installed", "fault: lose-database", "repairs", "repaired nodes that vote again")
+    for what in (*faults, *members, *disks):
         assert counters[what] > 0, what
 
 
