@@ -191,7 +191,7 @@ class Simulation:
         if not self.is_formed():
             return not node.is_wiped
         server = self.safety.configuration.servers.get(node.node_id)
-        return server is not None and server.incarnation == node.incarnation and not (node.is_wiped or node.is_out)
+        return server is not None and server.incarnation == node.incarnation and not node.is_out
 
     def tolerates(self, configuration: Configuration, without: SimulatedNode | None = None) -> bool:
         """Whether, even `without` a node, a majority of each part of `configuration` still has what it had."""
