@@ -2,7 +2,6 @@
 
 import pytest
 
-from raftlog.exceptions import RaftlogError
 from raftlog.testing.processes import ProcessCluster
 from raftlog.testing.writer import Writer, rows
 from tests.processes.recipes import follow
@@ -35,15 +34,13 @@ def problems_of(status):
 
 
 def refuse_to_start(node, segment):
-    """It ends at once, saying what is damaged and what to do; the dry run changes nothing."""
+    """It ends at once, saying what is damaged and what to do."""
     node.start()
     assert node.wait(TIMEOUT) == 1
     said = node.output()
     for part in ("LogDamaged", f"{segment}, offset 512", "checksum", "entries from", "raft repair"):
         assert part in said
     node.stop()  # it has ended: it is not missed from here on
-    with pytest.raises(RaftlogError, match=r"(?s)ended with 1.*Nothing was changed"):
-        node.manage("raft", "repair")
 
 
 def does_not_count_until_it_is_repaired(cluster, damaged, other, writer):
@@ -79,7 +76,7 @@ def test_a_damaged_node_is_refused_repaired_and_not_counted_meanwhile(tmp_path):
         home.manage("migrate", "--run-syncdb", "--verbosity=0")
         writer = Writer(home.client(), pause=0.002)
         writer.start()
-        wait_for_writes(cluster, writer, 200)
+        wait_for_writes(cluster, writer, 100)
         damaged.kill()
         refuse_to_start(damaged, flip_a_byte(damaged))
         wait_for_writes(cluster, writer, 20)

@@ -37,7 +37,7 @@ def test_every_flipped_byte_is_found_or_stands_where_nothing_is(disk):
     found = harmless = 0
     for name in disk.list_directory("d"):
         path = f"d/{name}"
-        for at in range(rng.randrange(59), len(data_of(disk, path)), 59):
+        for at in range(rng.randrange(97), len(data_of(disk, path)), 97):
             damaged = copy_of(disk)
             data_of(damaged, path)[at] ^= 1 << rng.randrange(8)
             first = next((seen for seen in check_directory(damaged, "d") if isinstance(seen, Finding)), None)
@@ -47,7 +47,7 @@ def test_every_flipped_byte_is_found_or_stands_where_nothing_is(disk):
             else:
                 assert contents(damaged) == whole, f"{path} at {at}"
                 harmless += name != "base"  # of whose two slots a crash may tear one
-    assert found > 400
+    assert found > 300
     assert harmless < found / 20
 
 
