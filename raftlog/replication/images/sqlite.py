@@ -101,8 +101,9 @@ def make_durable(alias: str) -> int:
             # An image that was installed, or a long reader, has left it large; this gives the room back.
             mode = "TRUNCATE" if wal.stat().st_size > LARGE_WAL else "PASSIVE"
         connection.execute("PRAGMA busy_timeout = 0")
+        # It syncs the WAL before and the database after. We must not: closing a descriptor of the database's file would
+        # drop the locks of all connections of this process (POSIX), and others would then remove the WAL under them.
         connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
-        make_durable_file(Path(name))
         return int(index)
 
 
