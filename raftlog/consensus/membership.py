@@ -221,8 +221,8 @@ def _abandon(state: ServerState, reason: str, now: float) -> None:
 def change_deadline(state: ServerState) -> float:
     """When a change is given up unless a server makes progress; inf: none is waited for."""
     configuration = state.configuration
-    if state.leadership is None or not configuration.goal_voters or configuration.is_joint:
-        return INFINITY
+    if state.leadership is None or not configuration.goal_voters or configuration.is_joint or not can_append(state):
+        return INFINITY  # nothing can be done before: advance() is called when that is committed
     joining = set(configuration.goal_voters) - set(configuration.voters)
     moved_at = min((state.progress[peer].moved_at for peer in joining), default=INFINITY)
     return moved_at + state.settings.catch_up_timeout

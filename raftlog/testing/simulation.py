@@ -36,6 +36,7 @@ from raftlog.testing.workload import make_workload
 
 LIVENESS_BOUND: Final = 20.0  # virtual seconds after everything was healed
 TRACE_TAIL: Final = 40
+MAX_STEPS_AT_ONCE: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._event_number = 0
         self._moments = 0
+        # When, and in which step, time had last gone on by a hundredth of a second.
+        self._moved_at, self._moved_step = 0.0, 0
         self._hash = hashlib.blake2b(digest_size=16)
         self._tail: deque[str] = deque(maxlen=None if keep_trace else TRACE_TAIL)
         self.network = SimulatedNetwork(self.rng("network"), self.profile.network, self.schedule, self._deliver)
@@ -149,6 +152,10 @@ class Simulation:
         self.now, _, function, argument = heapq.heappop(self._events)
         self.network.now = self.now
         self.step += 1
+        if self.now >= self._moved_at + 0.01:
+            self._moved_at, self._moved_step = self.now, self.step
+        elif self.step > self._moved_step + MAX_STEPS_AT_ONCE:
+            raise Violation("time goes on", f"{MAX_STEPS_AT_ONCE} events without 0.01 s: somebody never rests")
         function(argument)
 
     def moment(self) -> float:

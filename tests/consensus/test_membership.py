@@ -351,3 +351,17 @@ def test_a_server_that_was_removed_learns_so_though_the_log_no_longer_says_that_
     assert cluster.rafts["c"].is_removed
     assert not cluster.rafts["a"].is_removed
     assert cluster.leader.current_term == cluster.rafts["b"].current_term
+
+
+def test_nothing_is_due_for_a_change_whose_first_step_is_not_committed():
+    """Seed 621 of the simulation: its deadline passed meanwhile, and the timer's thread was woken without end."""
+    cluster = cluster_of(*"abc")
+    cluster.partition("a", "bc")
+    change(cluster, target(*"abcd"))
+    leader = cluster.rafts["a"]
+    assert leader.configuration.goal_voters
+    assert leader.change_deadline == float("inf")
+    cluster.heal()
+    cluster.run(0.5)
+    assert leader.commit_index >= leader.configuration_index
+    assert cluster.now < leader.change_deadline < float("inf")

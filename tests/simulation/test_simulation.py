@@ -30,7 +30,7 @@ def fresh_seed():
     return int(os.environ.get("RAFTLOG_SIMULATION_SEED") or int.from_bytes(os.urandom(4), "big"))
 
 
-@pytest.mark.parametrize(("nodes", "seeds"), [(3, 60), (5, 200), (7, 20)])
+@pytest.mark.parametrize(("nodes", "seeds"), [(3, 40), (5, 120), (7, 10)])
 def test_fresh_seeds_find_no_violation(nodes, seeds):
     first = fresh_seed()
     code, text = run("--seeds", f"{first}-{first + seeds - 1}", "--nodes", str(nodes))
