@@ -121,7 +121,7 @@ NOW = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
     [
         {},
         {"i": 2**63, "f": 1, "s": "x", "b": True, "by": b"x", "d": 3, "when": NOW, "day": NOW.date()},
-        {"u": uuid.uuid4(), "li": [1], "di": {"a": 1}, "anything": [NOW], "later": "x", "when": None},
+        {"u": uuid.UUID(int=7), "li": [1], "di": {"a": 1}, "anything": [NOW], "later": "x", "when": None},
         {"li": (1, 2), "d": Decimal("1.5"), "f": float("inf")},
     ],
     ids=str,
