@@ -121,7 +121,7 @@ class Safety:
     def check_node(self, raft: Raft) -> None:
         """`raft` has just done something, and has saved its hard state."""
         seen = self.seen[raft.node_id]
-        log = raft.log
+        log, committed_before = raft.log, seen.commit_index
         if raft.current_term != seen.current_term or raft.voted_for != seen.voted_for:
             self._check_hard_state(raft, seen)
         if raft.role is Role.LEADER:
@@ -137,16 +137,16 @@ class Safety:
         if raft.last_applied != seen.applied_index:
             self._check_applied(raft, seen)
         if log.stable_index != seen.durable[0] or log.generation != seen.generation:
-            seen.durable = self._durable_end(raft, seen)
+            seen.durable = self._durable_end(raft, seen, committed_before)
         seen.generation, seen.last_index = log.generation, log.last_index
         seen.configuration, seen.configuration_index = raft.configuration, raft.configuration_index
 
-    def _durable_end(self, raft: Raft, seen: Seen) -> tuple[int, int]:
-        """While a log begins anew, what is committed of the old one counts: the disk may still go either way."""
+    def _durable_end(self, raft: Raft, seen: Seen, committed_before: int) -> tuple[int, int]:
+        """While a log begins anew, what was committed of the old one counts: the disk may still go either way."""
         log = raft.log
         if log.stable_index >= log.base.index:
             return log.stable_index, log.term_at(log.stable_index)
-        index = min(seen.durable[0], seen.commit_index)
+        index = min(seen.durable[0], committed_before)
         return index, self.committed[index - 1] if index else 0
 
     def _check_base(self, raft: Raft, seen: Seen) -> None:
@@ -406,7 +406,7 @@ class Safety:
     def crashed(self, raft: Raft) -> None:
         """`raft` is no more, maybe in the middle of a step: what it had called durable by then must survive."""
         seen = self.seen[raft.node_id]
-        seen.durable = self._durable_end(raft, seen)
+        seen.durable = self._durable_end(raft, seen, seen.commit_index)
 
     def check_restart(self, raft: Raft, machine_index: int, machine_term: int) -> None:
         """`raft` was just built from what its disk holds."""
