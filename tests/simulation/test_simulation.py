@@ -1,4 +1,4 @@
-"""Whole clusters in virtual time: one seed, one run; fresh seeds find nothing; a failing one says how to see it."""
+"""Whole clusters in virtual time: one seed, one run; none of them finds anything; a failing one says how to see it."""
 
 import io
 import json
@@ -25,14 +25,15 @@ def run(*arguments):
     return code, out.getvalue()
 
 
-def fresh_seed():
-    """Another one each time, from RAFTLOG_SIMULATION_SEED where that is set; printed where the test fails."""
-    return int(os.environ.get("RAFTLOG_SIMULATION_SEED") or int.from_bytes(os.urandom(4), "big"))
+def first_seed():
+    """0, so that a run of the tests is repeatable; RAFTLOG_SIMULATION_SEED=12345, or =fresh, for others."""
+    chosen = os.environ.get("RAFTLOG_SIMULATION_SEED", "0")
+    return int.from_bytes(os.urandom(4), "big") if chosen == "fresh" else int(chosen)
 
 
 @pytest.mark.parametrize(("nodes", "seeds"), [(3, 40), (5, 120), (7, 10)])
-def test_fresh_seeds_find_no_violation(nodes, seeds):
-    first = fresh_seed()
+def test_seeds_find_no_violation(nodes, seeds):
+    first = first_seed()
     code, text = run("--seeds", f"{first}-{first + seeds - 1}", "--nodes", str(nodes))
     print(text)
     assert code == 0, text

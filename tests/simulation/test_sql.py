@@ -1,4 +1,4 @@
-"""Transactions on SQLite in the simulation: fresh seeds find nothing, a seed is one run, and much happens in it."""
+"""Transactions on SQLite in the simulation: no seed finds anything, a seed is one run, and much happens in it."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raftlog.testing.simulate import main
 from raftlog.testing.simulation import Options, simulate
-from tests.simulation.test_simulation import fresh_seed
+from tests.simulation.test_simulation import first_seed
 
 ROOT = Path(__file__).parents[2]
 HASH = "from raftlog.testing.simulation import *; print(simulate(Options(4, 3, workload='sql')).trace_hash)"
@@ -21,8 +21,8 @@ def run(*arguments):
     return code, out.getvalue()
 
 
-def test_fresh_seeds_find_no_violation():
-    first = fresh_seed()
+def test_seeds_find_no_violation():
+    first = first_seed()
     code, text = run("--seeds", f"{first}-{first + 14}")
     assert code == 0, text
 
