@@ -144,10 +144,9 @@ def _append(state: ServerState, configuration: Configuration, now: float) -> Ent
 
 def advance(state: ServerState, now: float) -> None:
     """Take the next step of the change that the configuration in force is on, if it is time for it."""
-    configuration = state.configuration
-    leadership = state.leadership
-    if leadership is None or not configuration.goal_voters or leadership.transfer_to or not can_append(state):
+    if not _may_advance(state):
         return
+    configuration = state.configuration
     goal = goal_of(configuration)
     if not configuration.is_joint:
         _promote_or_abandon(state, goal, now)
@@ -155,6 +154,14 @@ def advance(state: ServerState, now: float) -> None:
         _append(state, goal, now)
     else:
         _hand_over_to(state, configuration.voters, now)
+
+
+def _may_advance(state: ServerState) -> bool:
+    """Whether a change is on its way, and nothing has to end before its next step: an entry, or a transfer."""
+    leadership = state.leadership
+    if leadership is None or not state.configuration.goal_voters or leadership.transfer_to:
+        return False
+    return can_append(state)
 
 
 def _hand_over_to(state: ServerState, voters: tuple[str, ...], now: float) -> None:
@@ -172,7 +179,7 @@ def _promote_or_abandon(state: ServerState, goal: Configuration, now: float) -> 
         return
     for peer in joining:
         progress = state.progress[peer]
-        if now - progress.moved_at >= state.settings.catch_up_timeout:
+        if now >= progress.moved_at + state.settings.catch_up_timeout:
             reason = (
                 f"{peer} made no progress for {state.settings.catch_up_timeout:g} s "
                 f"(it has the log up to {progress.match_index} of {state.log.last_index})"
@@ -221,8 +228,8 @@ def _abandon(state: ServerState, reason: str, now: float) -> None:
 def change_deadline(state: ServerState) -> float:
     """When a change is given up unless a server makes progress; inf: none is waited for."""
     configuration = state.configuration
-    if state.leadership is None or not configuration.goal_voters or configuration.is_joint or not can_append(state):
-        return INFINITY  # nothing can be done before: advance() is called when that is committed
+    if configuration.is_joint or not _may_advance(state):
+        return INFINITY  # advance() is called when it may go on: on answers, and on the tick that gives a transfer up
     joining = set(configuration.goal_voters) - set(configuration.voters)
     moved_at = min((state.progress[peer].moved_at for peer in joining), default=INFINITY)
     return moved_at + state.settings.catch_up_timeout

@@ -365,3 +365,24 @@ def test_nothing_is_due_for_a_change_whose_first_step_is_not_committed():
     cluster.run(0.5)
     assert leader.commit_index >= leader.configuration_index
     assert cluster.now < leader.change_deadline < float("inf")
+
+
+def test_nothing_is_due_for_a_change_while_leadership_is_being_transferred():
+    """Seeds 261 and 382 of the simulation: the change's deadline passed while the leader waited for its successor, and
+    the timer's thread was woken without end until the transfer was over."""
+    cluster = cluster_of(*"abc")
+    change(cluster, target(*"abcd"))
+    leader = cluster.rafts["a"]
+    cluster.run(0.1)
+    change_deadline = leader.change_deadline
+    cluster.run(change_deadline - cluster.now - 0.1)
+    cluster.partition("ac", "b")
+    cluster.do("a", lambda raft: raft.transfer_leadership("b", cluster.now))
+    transfer_deadline = leader.leadership.transfer_deadline
+    cluster.run(0.2)
+    assert change_deadline < cluster.now < transfer_deadline
+    assert leader.change_deadline == transfer_deadline
+    assert not any(isinstance(event, ChangeAbandoned) for event in cluster.events["a"])
+    cluster.run(transfer_deadline - cluster.now + 0.02)
+    assert [event.servers for event in cluster.events["a"] if isinstance(event, ChangeAbandoned)] == [("d",)]
+    assert leader.change_deadline == float("inf")
