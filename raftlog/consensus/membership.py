@@ -279,12 +279,15 @@ def removed_index(state: ServerState, node_id: str) -> int:
 def knows(state: ServerState, node_id: str, now: float) -> bool:
     """Whether this server takes messages of `node_id`, which has shown that it is of this cluster.
 
-    An empty first member: of the other first members only. A member that hears its leader, and one that was removed:
-    of whoever is, or was, in a configuration of its log (one that was removed is told so). Anybody else: of everybody,
-    since the leader may have come with a configuration that is not here yet (dissertation §4.1: "a server accepts
-    AppendEntries requests from a leader that is not part of the server's latest configuration").
+    An empty first member: of the other first members only, while it cannot be in the log of a cluster: with a term, it
+    may have voted for one that was formed; with a repaired folder, have been of one. Its leader may have come later. A
+    member that hears its leader, and one that was removed: of whoever is, or was, in a configuration of its log (one
+    that was removed is told so). Anybody else: of everybody, since the leader may have come with a configuration that
+    is not here yet (dissertation §4.1: "a server accepts AppendEntries requests from a leader that is not part of the
+    server's latest configuration").
     """
-    if state.log.is_empty and state.first_members is not None:
+    has_promised = state.current_term or state.recovery_id
+    if state.log.is_empty and state.first_members is not None and not has_promised:
         return node_id in state.first_members.servers
     is_known = any(node_id in configuration.servers for _, configuration in state.log.configurations)
     # Where the log gave earlier configurations up, anybody of this cluster may have been in one.

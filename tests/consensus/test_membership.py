@@ -6,7 +6,7 @@ from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.events import ChangeAbandoned, RemovedFromCluster
 from raftlog.consensus.messages import AppendEntries
-from raftlog.consensus.state import Role
+from raftlog.consensus.state import HardState, Role
 from raftlog.exceptions import ConfigurationChangeRefused, NotLeader
 from tests.consensus.cluster import Cluster, Disk
 
@@ -330,6 +330,38 @@ def test_a_server_that_fell_behind_takes_entries_of_a_leader_that_it_has_never_h
     assert not behind.knows("stranger", cluster.now), "it hears its leader: nobody else is needed"
     cluster.run(1)
     assert behind.log.last_index == cluster.leader.log.last_index
+
+
+@pytest.mark.parametrize(("term", "recovery_id"), [(0, 7), (1, 0)], ids=["repaired", "voted"])
+def test_a_first_member_without_a_log_takes_entries_of_a_leader_that_came_later(term, recovery_id):
+    """Seeds 2635 and 8107 of the simulation: with its log cut away by a repair, it waited for a first member to lead.
+
+    So it was for one that had voted in the first election and then never heard of its result.
+    """
+    cluster = cluster_of(*"abc")
+    cluster.crash("c")
+    add_host(cluster, "d")
+    change(cluster, target(*"abcd"))
+    cluster.run(1)
+    cluster.do("a", lambda raft: raft.transfer_leadership("d", cluster.now))
+    cluster.run(1)
+    assert cluster.leader.node_id == "d"
+    disk = cluster.disks["c"] = Disk("c")
+    disk.hard_state, disk.recovery_id = HardState(term, ""), recovery_id
+    behind = cluster.restart("c")
+    assert behind.first_members is not None
+    assert behind.log.is_empty
+    assert behind.knows("d", cluster.now)
+    cluster.run(1)
+    assert behind.log.last_index == cluster.leader.log.last_index
+    assert behind.recovery_finished == bool(recovery_id)
+
+
+def test_a_first_member_that_has_promised_nothing_hears_first_members_only():
+    """The cluster is not formed, so nobody else can have business with it."""
+    cluster = Cluster("a", "b", "c")
+    assert cluster.rafts["c"].knows("b", cluster.now)
+    assert not cluster.rafts["c"].knows("d", cluster.now)
 
 
 def test_a_server_that_was_removed_learns_so_though_the_log_no_longer_says_that_it_was_a_member():
