@@ -31,6 +31,9 @@ class ConflictingLog:
         self.log = log
         self.left = left
 
+    def connected(self, cluster_id):
+        self.log.connected(cluster_id)
+
     def commit(self, write_set, body, applier):
         if self.left:
             self.left -= 1
@@ -304,6 +307,9 @@ class TurnLog:
         self.told.append("fence" if is_fence else "turn")
         yield True
         self.told.append("end")
+
+    def connected(self, cluster_id):
+        self.log.connected(cluster_id)
 
     def commit(self, write_set, body, applier):
         self.told.append("commit")

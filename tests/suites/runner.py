@@ -60,7 +60,7 @@ def fetch(requirement: str, folder: Path) -> Path:
         raise SystemExit(f"pip could not fetch the source distribution of {requirement}:\n{done.stderr}")
     (archive,) = target.glob("*.tar.gz")
     with tarfile.open(archive) as file:
-        file.extractall(target, filter="data")
+        file.extractall(target, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
     return target / archive.name.removesuffix(".tar.gz")
 
 

@@ -77,7 +77,7 @@ def test_the_majority_decides(monkeypatch, voters, peers, expected):
     assert len(told) == (expected == "diverged")
     if told:
         assert (told[0].index, told[0].is_exact, told[0].node_id) == (11, True, "a")
-        assert "delete its database" in one._watch.diverged
+        assert "raft repair --database" in one._watch.diverged
 
 
 @pytest.mark.parametrize(

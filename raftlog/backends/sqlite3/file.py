@@ -56,7 +56,8 @@ def begin_filling(path: str) -> None:
 
     What an older one left beside it goes: it would be taken for the new one's.
     """
-    if not os.path.exists(path):
+    in_memory = path.startswith((":memory:", "file:"))
+    if not in_memory and not os.path.exists(path):
         Path(path + FILLING).touch()
         for suffix in ("-wal", "-shm", "-journal"):
             Path(path + suffix).unlink(missing_ok=True)

@@ -42,9 +42,10 @@ class MediaFiles:
         wanted = set()
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                safe = tarfile.data_filter(member, str(self.root))
-                if safe.isfile():
-                    path = self.root / safe.name
+                path = Path(os.path.normpath(self.root / member.name))
+                if not path.is_relative_to(self.root):
+                    raise ImageError(f"the file {member.name!r} in the image lies outside of MEDIA_ROOT")
+                if member.isfile():
                     wanted.add(path)
                     self._write(archive, member, path)
         for path in self._files():
