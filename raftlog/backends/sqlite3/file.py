@@ -56,7 +56,7 @@ def begin_filling(path: str) -> None:
 
     What an older one left beside it goes: it would be taken for the new one's.
     """
-    in_memory = path.startswith((":memory:", "file:"))
+    in_memory = path.startswith("file:") or os.path.basename(path) == ":memory:"
     if not in_memory and not os.path.exists(path):
         Path(path + FILLING).touch()
         for suffix in ("-wal", "-shm", "-journal"):
