@@ -117,10 +117,8 @@ def load_metadata(filesystem: FileSystem, directory: str) -> Metadata:
     return metadata
 
 
-def save_metadata(filesystem: FileSystem, directory: str, metadata: Metadata) -> None:
-    """Replace the metadata file, atomically and durably. Raises OSError; then the old one stands."""
-    data = encode_metadata(metadata)
-    path = f"{directory}/{METADATA}"
+def replace_file(filesystem: FileSystem, path: str, data: bytes) -> None:
+    """The file is the old or the new one, whole; which of them, after a crash, until the directory is synced."""
     temporary = path + TEMPORARY
     if filesystem.exists(temporary):
         filesystem.remove(temporary)
@@ -131,6 +129,11 @@ def save_metadata(filesystem: FileSystem, directory: str, metadata: Metadata) ->
     finally:
         file.close()
     filesystem.rename(temporary, path)
+
+
+def save_metadata(filesystem: FileSystem, directory: str, metadata: Metadata) -> None:
+    """Replace the metadata file, atomically and durably. Raises OSError; then the old one stands."""
+    replace_file(filesystem, f"{directory}/{METADATA}", encode_metadata(metadata))
     filesystem.sync_directory(directory)
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from raftlog.storage.filesystem import FileSystem
-from raftlog.storage.layout import TEMPORARY
+from raftlog.storage.layout import replace_file
 
 MEMBERS: Final = "members"
 
@@ -33,15 +33,4 @@ def load_members(filesystem: FileSystem, directory: str) -> MemberCommands:
 
 def save_members(filesystem: FileSystem, directory: str, members: MemberCommands) -> None:
     """Replace it. Raises OSError; then the old one stands."""
-    data = msgspec.json.encode(members)
-    path = f"{directory}/{MEMBERS}"
-    temporary = path + TEMPORARY
-    if filesystem.exists(temporary):
-        filesystem.remove(temporary)
-    file = filesystem.create(temporary, len(data))
-    try:
-        file.pwrite(data, 0)
-        file.sync()
-    finally:
-        file.close()
-    filesystem.rename(temporary, path)
+    replace_file(filesystem, f"{directory}/{MEMBERS}", msgspec.json.encode(members))

@@ -1,6 +1,8 @@
 """Images of the database: made while it is in use, checked chunk by chunk, installed into the file that is open."""
 
+import io
 import sqlite3
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from raftlog.replication import images
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.images import sqlite
 from raftlog.replication.images.hooks import load_hooks
+from raftlog.replication.images.media import MediaFiles
 from tests.replication.conftest import sqlite_database
 from tests.replication.log import CLUSTER, START, apply_all, opened
 from tests.replication.warehouse.commands import add_item
@@ -257,3 +260,19 @@ def test_a_hook_that_is_none_is_named(settings, path, words):
     settings.RAFTLOG = {"SNAPSHOT_HOOKS": {"x": path}}
     with pytest.raises(ImageError, match=rf"\['x'\].*{words}"):
         load_hooks()
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", "linked/outside"])
+def test_no_file_of_an_image_leads_out_of_the_uploaded_ones(tmp_path, settings, name):
+    settings.MEDIA_ROOT = str(tmp_path / "media")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "linked").symlink_to(tmp_path)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 1
+        archive.addfile(member, io.BytesIO(b"x"))
+    stream.seek(0)
+    with pytest.raises(ImageError, match="outside of MEDIA_ROOT"):
+        MediaFiles().unpack(stream)
+    assert not (tmp_path / "outside").exists()

@@ -43,7 +43,8 @@ class MediaFiles:
         with tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
                 path = Path(os.path.normpath(self.root / member.name))
-                if not path.is_relative_to(self.root):
+                # Resolved, so that neither ".." nor a symbolic link on the way leads out.
+                if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.root)):
                     raise ImageError(f"the file {member.name!r} in the image lies outside of MEDIA_ROOT")
                 if member.isfile():
                     wanted.add(path)
