@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import raftlog
+
 PACKAGE = Path(__file__).parents[2] / "raftlog"
 
 # From the top down. A module imports only from layers below its own, or from its own.
@@ -106,3 +108,18 @@ def test_the_lower_layers_load_without_django(part):
         "sys.exit('django' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, check=False).returncode == 0
+
+
+# What contrib may import of raftlog, apart from its own: what every project may.
+PUBLIC = {"exceptions", "signals", "models", "middleware", "backends.exceptions"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "contrib").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_batteries_use_the_public_api_only(path):
+    used = {name.removeprefix("raftlog.") for name in imported_names(path) if name.startswith("raftlog.")}
+    allowed = PUBLIC | set(raftlog.__all__)
+    assert [
+        name
+        for name in sorted(used)
+        if not (name.startswith("contrib") or name in allowed or name.rpartition(".")[0] in PUBLIC)
+    ] == []
