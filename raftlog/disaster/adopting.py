@@ -14,7 +14,7 @@ import contextlib
 import sqlite3
 import uuid
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from django.db import connections
 
@@ -26,13 +26,9 @@ from raftlog.consensus.state import HardState
 from raftlog.disaster.emptying import move_folder, raw_postgresql
 from raftlog.exceptions import RaftlogError
 from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.shapes import OWN_TABLES
 from raftlog.runtime import clock
 from raftlog.storage import Storage, open_storage
-
-OWN_TABLES: Final = (
-    *("raftlog_appliedindex", "raftlog_clientsession", "raftlog_sessionresult"),
-    *("raftlog_positions", "raftlog_tables", "raftlog_slots", "raftlog_counters"),
-)
 
 
 class AdoptError(RaftlogError):

@@ -22,7 +22,14 @@ import msgspec
 
 from raftlog.replication.slots import first_slot
 
-OWN_PREFIX: Final = "raftlog_"
+# raftlog's own tables: each node makes them for itself. Tables of its batteries (raftlog_locks_…) are replicated.
+OWN_TABLES: Final = (
+    *("raftlog_appliedindex", "raftlog_clientsession", "raftlog_sessionresult"),
+    *("raftlog_positions", "raftlog_tables", "raftlog_slots", "raftlog_counters"),
+)
+OWN_TABLES_SQL: Final = ", ".join(f"'{name}'" for name in OWN_TABLES)
+# Of the triggers that raftlog makes for itself.
+OWN_TRIGGER_PREFIX: Final = "raftlog_"
 # An index on an expression or a partial one: any column may decide whether a row is in it.
 _ROWID_NAMES: Final = ("rowid", "_rowid_", "oid")
 _DEFERRED: Final = re.compile(r"DEFERRABLE\s+INITIALLY\s+DEFERRED", re.IGNORECASE)
@@ -36,7 +43,7 @@ def quoted(name: str) -> str:
 
 def is_replicated(table: str) -> bool:
     """Whether the rows of this table travel in write sets: all but SQLite's own and raftlog's own."""
-    return not table.startswith((OWN_PREFIX, "sqlite_"))
+    return table not in OWN_TABLES and not table.startswith("sqlite_")
 
 
 def can_switch_triggers_off() -> bool:

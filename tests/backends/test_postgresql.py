@@ -405,3 +405,13 @@ def test_the_stock_backend_finds_no_table_of_ours(database):
         names = database.connection.introspection.table_names(cursor)
     assert "parent" in names
     assert not any(name.startswith("raftlog") for name in names)
+
+
+def test_tables_of_batteries_are_replicated_though_their_names_begin_as_raftlogs_own_do(database):
+    database.run("CREATE TABLE raftlog_locks_lock (name text PRIMARY KEY, holder text)")
+    database.run("INSERT INTO raftlog_locks_lock VALUES ('a', 'x')")
+    database.run("UPDATE raftlog_locks_lock SET holder = 'y'")
+    assert len(database.entries) == 3
+    assert "raftlog_locks_lock" in database.connection.introspection.table_names()
+    assert "raftlog_tables" not in database.connection.introspection.table_names()
+    database.assert_equal()

@@ -324,3 +324,15 @@ def test_queries_are_logged_as_by_the_stock_backend(database):
     database.run("INSERT INTO parent (name) VALUES ('b')")
     connection.force_debug_cursor = False
     assert [query["sql"].partition(" ")[0] for query in connection.queries] == ["BEGIN", "INSERT", "COMMIT", "INSERT"]
+
+
+def test_tables_of_batteries_are_replicated_though_their_names_begin_as_raftlogs_own_do(make_database):
+    database = make_database()
+    before = database.entries
+    database.run("CREATE TABLE raftlog_locks_lock (name text PRIMARY KEY, holder text)")
+    database.run("INSERT INTO raftlog_locks_lock VALUES ('a', 'x')")
+    database.run("UPDATE raftlog_locks_lock SET holder = 'y'")
+    assert database.entries == before + 3
+    assert "raftlog_locks_lock" in database.connection.introspection.table_names()
+    assert "raftlog_tables" not in database.connection.introspection.table_names()
+    database.assert_equal()

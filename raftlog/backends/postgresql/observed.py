@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple
 
 from raftlog.backends.postgresql.shapes import Schema, Table
 from raftlog.backends.postgresql.statements import StatementInfo, key_parameters
+from raftlog.replication.shapes import OWN_TABLES_SQL
 
-LOCKS: Final = """
+LOCKS: Final = f"""
 SELECT n.nspname, c.relname, c.relkind, l.mode
 FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'v', 'm')
-    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'raftlog') AND c.relname NOT LIKE 'raftlog\\_%'"""
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'raftlog') AND c.relname NOT IN ({OWN_TABLES_SQL})"""
 _READING: Final = ("AccessShareLock", "RowShareLock")
 # Lookups by key kept one by one; beyond, they count as reads of the table.
 _KEPT: Final = 4_096

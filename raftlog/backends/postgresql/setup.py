@@ -18,6 +18,8 @@ from typing import Final
 
 import psycopg
 
+from raftlog.replication.shapes import OWN_TABLES_SQL
+
 # SQLSTATE of what the triggers tell, and of their refusal.
 CAPTURED: Final = "RL000"
 NOT_CAPTURING: Final = "RL001"
@@ -102,14 +104,14 @@ BEGIN
 END $$"""
 
 # Called after each schema statement: new tables get their triggers.
-_INSTALL: Final = """
+_INSTALL: Final = f"""
 CREATE OR REPLACE FUNCTION raftlog.install() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     made regclass;
 BEGIN
     FOR made IN
         SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT LIKE 'raftlog\\_%'
+        WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT IN ({OWN_TABLES_SQL})
             AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'raftlog')
             AND NOT EXISTS (SELECT 1 FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'raftlog_capture')
     LOOP

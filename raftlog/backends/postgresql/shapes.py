@@ -20,7 +20,7 @@ import msgspec
 import psycopg
 
 from raftlog.backends.postgresql.images import Image, fields, record
-from raftlog.replication.shapes import ForeignKey, TableShape, quoted
+from raftlog.replication.shapes import OWN_TABLES_SQL, ForeignKey, TableShape, quoted
 
 # Types whose equal values are one text, so that a parameter names a row.
 _LOOKUP_TYPES: Final = {"int2": int, "int4": int, "int8": int, "varchar": str, "text": str}
@@ -57,12 +57,12 @@ FROM pg_constraint c
 JOIN pg_class cc ON cc.oid = c.conrelid JOIN pg_namespace cn ON cn.oid = cc.relnamespace
 JOIN pg_class pc ON pc.oid = c.confrelid JOIN pg_namespace pn ON pn.oid = pc.relnamespace
 WHERE c.contype = 'f' AND cc.relkind = 'r' AND NOT pc.relispartition ORDER BY c.oid"""
-_NAMES: Final = """
+_NAMES: Final = f"""
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT LIKE 'raftlog\\_%'
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT IN ({OWN_TABLES_SQL})
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'raftlog')"""
 # All that belongs to a table: its columns, constraints, indexes, triggers.
-_DEFINITIONS: Final = """
+_DEFINITIONS: Final = f"""
 SELECT n.nspname, c.relname, md5(concat(
     (SELECT string_agg(concat_ws(' ', a.attname, a.attnum, a.atttypid, a.atttypmod, a.attnotnull, a.attidentity,
                                  a.attgenerated, a.attcollation, pg_get_expr(d.adbin, d.adrelid)), ';' ORDER BY attnum)
@@ -75,7 +75,7 @@ SELECT n.nspname, c.relname, md5(concat(
     (SELECT string_agg(pg_get_triggerdef(t.oid), ';' ORDER BY t.oid)
      FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal)))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT LIKE 'raftlog\\_%'
+WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND c.relname NOT IN ({OWN_TABLES_SQL})
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'raftlog')"""
 # Functions of the project's own: what they read, a statement's text does not show.
 _FUNCTIONS: Final = """

@@ -10,7 +10,7 @@ import sqlite3
 from typing import Final
 
 from raftlog.backends.sqlite3.statements import Kind, StatementInfo
-from raftlog.replication.shapes import OWN_PREFIX
+from raftlog.replication.shapes import OWN_TABLES, OWN_TRIGGER_PREFIX
 
 # Action codes that the sqlite3 module does not name in all versions.
 _RECURSIVE: Final = 33
@@ -77,7 +77,12 @@ class Authorizer:
         if info is not None:
             info.prepared = True
         if action == sqlite3.SQLITE_READ:
-            if info is not None and first and database != "temp" and not (inner and inner.startswith(OWN_PREFIX)):
+            if (
+                info is not None
+                and first
+                and database != "temp"
+                and not (inner and inner.startswith(OWN_TRIGGER_PREFIX))
+            ):
                 info.reads.add(first)
                 if inner:
                     self._note_read_by(inner, first, info)
@@ -94,7 +99,7 @@ class Authorizer:
 
     def _note_read_by(self, inner: str, table: str, info: StatementInfo) -> None:
         """`inner` is a trigger, or a view, of the schema's own."""
-        if self.allows_triggers and not table.startswith(OWN_PREFIX):
+        if self.allows_triggers and table not in OWN_TABLES:
             info.trigger_reads.add(table)
 
     def _refusal_of(self, action: int, first: str, second: str | None, info: StatementInfo | None) -> str:
@@ -123,7 +128,7 @@ class Authorizer:
             return f"rows of {table} are changed through Django's cursor only, which captures them"
         if info.kind is Kind.SCHEMA:
             return ""
-        if table.startswith(OWN_PREFIX):
+        if table in OWN_TABLES:
             return "" if self.applies else f"{table} belongs to raftlog"
         if table == "sqlite_sequence":
             return "" if info.sets_sequence else "sqlite_sequence is changed by statements that name it only"
