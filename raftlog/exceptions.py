@@ -94,11 +94,31 @@ class CommandFailed(RaftlogError):
 
 
 class InsideTransaction(RaftlogError):
-    """propose() was called inside an open transaction of the replicated database, and would wait for itself."""
+    """What was called cannot be done inside an open transaction of the replicated database: propose() would wait for
+    itself, linearizable() would go on reading an old snapshot. The text says what to do."""
 
 
 class InvalidArguments(RaftlogError, TypeError):
     """The arguments of a command do not fit its signature, or cannot be encoded. Nothing was proposed."""
+
+
+# Reading
+
+
+class ReadNotConfirmed(RaftlogError):
+    """Nobody confirmed in time that this host's database holds what was committed, or what was asked for. Nothing was
+    read; the text says why. Try again, or read this host's database as it stands."""
+
+
+class TooStale(ReadNotConfirmed):
+    """This host's database is, or may be, further behind the cluster than was allowed.
+
+    `behind`: seconds since a leader last confirmed it to this process; math.inf where none has.
+    """
+
+    def __init__(self, message: str, behind: float) -> None:
+        self.behind = behind
+        super().__init__(message)
 
 
 # The core

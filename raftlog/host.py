@@ -27,6 +27,7 @@ from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.node_process import current_node, is_listening
 from raftlog.runtime import clock
 from raftlog.runtime.ports import NOT_PROPOSED, Outcome, Proposer
+from raftlog.runtime.reads import ReadDone
 from raftlog.storage.interest import Interest
 from raftlog.storage.layout import METADATA
 from raftlog.transport.client import NodeClient
@@ -55,11 +56,13 @@ class Place(enum.Enum):
 
 
 class Queued(NamedTuple):
-    """A proposal that waits until this process is the node."""
+    """A proposal, or a wish without payloads, that waits until this process is the node."""
 
     payloads: list[bytes]
     deadline: float
     done: Done
+    # Told why it never will be, instead of `done`.
+    refused: Callable[[str], None] | None = None
 
 
 class HostProposer:
@@ -84,7 +87,7 @@ class HostProposer:
         self._node: Node | None = None
         self._keeper: threading.Thread | None = None
         self._queue: list[Queued] = []
-        self._outstanding = 0  # payloads given to the node here, without an outcome
+        self._outstanding = 0  # payloads and reads given to the node here, without an outcome
         self._used_at = 0.0
         # The cluster's turns that this process holds while it is the node -> when that was said last.
         self._turns: dict[bytes, float] = {}
@@ -111,6 +114,36 @@ class HostProposer:
         except NodeUnavailable as error:
             self._refuse_to_become(error)
             self._become_for(Queued(payloads, clock.monotonic() + timeout, done))
+
+    def read(self, timeout: float, done: ReadDone) -> None:
+        """See ports.Proposer. Raises NodeUnavailable."""
+        with self._changed:
+            is_moving = self._place is Place.MOVING
+        if not is_moving:
+            try:
+                self._read_here_or_away(timeout, done)
+                return
+            except NodeUnavailable as error:
+                self._refuse_to_become(error)
+        deadline = clock.monotonic() + timeout
+
+        def arrived(_: list[Outcome]) -> None:
+            try:
+                self._read_here_or_away(max(deadline - clock.monotonic(), 0.001), done)
+            except NodeUnavailable as error:
+                done(0, str(error))
+
+        self._become_for(Queued([], deadline, arrived, lambda text: done(0, text)))
+
+    def _read_here_or_away(self, timeout: float, done: ReadDone) -> None:
+        with self._changed:
+            node = self._node
+            if node is not None:
+                self._outstanding += 1
+        if node is not None:
+            node.service.read(timeout, self._read_counted(done))
+        else:
+            self._client.read(timeout, done)
 
     def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
         """See ports.Proposer. A turn that is held keeps the node here, within bounds."""
@@ -312,7 +345,7 @@ class HostProposer:
         assert node is not None
         queue, self._queue = self._queue, []
         self._used_at = now = clock.monotonic()
-        for payloads, deadline, done in queue:
+        for payloads, deadline, done, _ in queue:
             if payloads:
                 self._admit(payloads)
                 node.service.propose(payloads, max(deadline - now, 0.001), self._counted(done))
@@ -328,14 +361,24 @@ class HostProposer:
 
     def _counted(self, done: Done) -> Done:
         def counted(outcomes: list[Outcome]) -> None:
-            with self._changed:
-                self._outstanding -= len(outcomes)
-                self._used_at = clock.monotonic()
-                if not self._outstanding and self._place is Place.MOVING:
-                    self._changed.notify_all()
+            self._answered(len(outcomes))
             done(outcomes)
 
         return counted
+
+    def _read_counted(self, done: ReadDone) -> ReadDone:
+        def counted(index: int, reason: str) -> None:
+            self._answered(1)
+            done(index, reason)
+
+        return counted
+
+    def _answered(self, count: int) -> None:
+        with self._changed:
+            self._outstanding -= count
+            self._used_at = clock.monotonic()
+            if not self._outstanding and self._place is Place.MOVING:
+                self._changed.notify_all()
 
     def _refuse_queue(self, is_over: Callable[[Queued], bool], text: str) -> None:
         with self._changed:
@@ -343,6 +386,9 @@ class HostProposer:
             self._queue = [queued for queued in self._queue if queued not in over]
         result = msgspec.msgpack.encode((NodeUnavailable.__name__, text))
         for queued in over:
+            if queued.refused is not None:
+                queued.refused(text)
+                continue
             queued.done([Outcome(payload[KEY], NOT_PROPOSED, 0, result) for payload in queued.payloads])
 
 

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from raftlog.conf import load_settings
-from raftlog.replication.certify import Verdict
+from raftlog.replication import written
+from raftlog.replication.certify import Verdict, VerdictKind
 from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.write_set import WriteSet
 
@@ -78,6 +79,8 @@ class InlineLog:
         verdict = applier.apply_alone(index, body)
         for observer in self.observers:
             observer(index, body, verdict)
+        if verdict.kind is VerdictKind.APPLIED:
+            written.note(index)
         return verdict
 
     def cluster_turn(self, timeout: float, *, is_fence: bool = False) -> AbstractContextManager[bool]:

@@ -12,13 +12,13 @@ from raftlog.backends.outcome import transaction_id, verdict_of
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import RESERVE, SCHEMA, TRANSACTION
 from raftlog.exceptions import NotProposed
-from raftlog.replication import propose
+from raftlog.replication import propose, written
 from raftlog.replication.certify import Verdict
 from raftlog.replication.client_session import BlockingAnswers, ClientSession
 from raftlog.replication.failures import SESSION_EXPIRED, refusal_of
 from raftlog.replication.key_blocks import KeyBlocks
 from raftlog.replication.write_set import WriteSet, reservation
-from raftlog.runtime.ports import REFUSED
+from raftlog.runtime.ports import APPLIED, REFUSED
 
 ANSWER_GRACE: Final = 1.0  # seconds beyond the time limit, for the node to say how it ended
 
@@ -93,4 +93,6 @@ class NodeLog:
             outcome = answers.outcomes[0]  # it may have come just before: then it is acknowledged, and not in doubt
         if outcome is None:
             raise TransactionOutcomeUnknown(f"the node gave no answer within {self.timeout:.3g} s", proposal_id)
+        if outcome.status == APPLIED and kind != RESERVE:
+            written.note(outcome.index)
         return verdict_of(outcome, proposal_id)

@@ -19,7 +19,7 @@ from django.db import connections
 from raftlog.conf import load_settings
 from raftlog.consensus.entries import COMMAND, client_payload
 from raftlog.exceptions import InsideTransaction, NodeUnavailable, NotProposed, OutcomeUnknown, SessionExpired
-from raftlog.replication import codec, effects
+from raftlog.replication import codec, effects, written
 from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
 from raftlog.replication.context import is_applying
 from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
@@ -365,6 +365,7 @@ def refuse_inside_transaction(alias: str, name: str) -> None:
 def value_of(outcome: Outcome, proposal_id: str) -> Any:
     """The return value in an outcome. Raises what it says otherwise."""
     if outcome.status == APPLIED:
+        written.note(outcome.index)
         return codec.decode(outcome.result)
     if outcome.status == FAILED:
         raise decode_failure(outcome.result)

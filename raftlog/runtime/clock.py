@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import time
+from typing import Final
+
+_BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def monotonic() -> float:
     """Seconds on a clock that never goes back and has no meaning outside this machine."""
     return time.monotonic()
+
+
+def boottime() -> float:
+    """As monotonic(), but it goes on while the machine sleeps (a suspended laptop or virtual machine).
+
+    For what may have become old meanwhile; where the system has no such clock (not Linux), monotonic().
+    """
+    return time.clock_gettime(_BOOTTIME)
 
 
 def thread_cpu() -> float:

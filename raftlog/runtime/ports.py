@@ -222,6 +222,12 @@ class Proposer(Protocol):
         """As ServicePort.propose. Raises NodeUnavailable where the node cannot be reached (nothing was sent)."""
         ...
 
+    def read(self, timeout: float, done: Callable[[int, str], None]) -> None:
+        """Ask for an index that is safe to read at: applied to this host's database, and not below anything that was
+        committed before this call. Does not wait; `done(index, "")`, or `done(0, reason)`, is called once, from any
+        thread, perhaps from inside this call. Raises NodeUnavailable."""
+        ...
+
     def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
         """Wait for the cluster's write turn, and until this host's node has applied what came before it.
 

@@ -27,7 +27,7 @@ from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.snapshots.healing import Healing
 from raftlog.snapshots.incoming import About, Incoming
 from raftlog.snapshots.rate import RateLimit, Speed
-from raftlog.transport.client import RequestFailed
+from raftlog.transport.outstanding import RequestFailed
 
 logger = logging.getLogger("raftlog.snapshots")
 

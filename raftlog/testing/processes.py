@@ -28,7 +28,8 @@ from typing import Any
 from raftlog import conf
 from raftlog.exceptions import NodeUnavailable, RaftlogError
 from raftlog.runtime import clock
-from raftlog.transport.client import NodeClient, RequestFailed
+from raftlog.transport.client import NodeClient
+from raftlog.transport.outstanding import RequestFailed
 
 # Below the range from which Linux takes the ports of outgoing connections: while a node is down its
 # peers' attempts to reconnect could otherwise be given its port, and even connect to themselves.

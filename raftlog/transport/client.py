@@ -11,22 +11,20 @@ After a fork, the child starts with a connection and threads of its own, and not
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import ssl
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
 
-from raftlog.consensus.entries import KEY
-from raftlog.exceptions import FrameRefused, NodeUnavailable, Overloaded, PayloadTooLarge, RaftlogError, TransportError
+from raftlog.exceptions import FrameRefused, NodeUnavailable, Overloaded, PayloadTooLarge, TransportError
 from raftlog.runtime import clock
-from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, Outcome
+from raftlog.runtime.ports import UNKNOWN, Outcome
 from raftlog.transport.client_messages import (
     CLIENT_CODEC,
     Answer,
@@ -40,56 +38,13 @@ from raftlog.transport.close_codes import BAD_FRAME
 from raftlog.transport.connection import SEND_TIMEOUT, Connection
 from raftlog.transport.frames import MAX_MESSAGE_BYTES
 from raftlog.transport.handshake import CLIENT, CLIENT_PATH, ClientHandshake, Identity
+from raftlog.transport.outstanding import Done, Proposal, Question, RequestFailed, call
 from raftlog.transport.peer_channel import Backoff
-
-logger = logging.getLogger("raftlog.transport")
 
 CONNECT_TIMEOUT: Final = 2.0  # seconds
 MAX_BACKOFF: Final = 0.5  # seconds between two attempts to reach the node again
 # The node answers in time; where it does not (it is stopped, say), the client gives up this much later, in seconds.
 GRACE: Final = 1.0
-
-Done = Callable[[list[Outcome]], None]
-
-
-class RequestFailed(RaftlogError):
-    """The node could not answer a request; the text says why, `error` is the class name of its exception."""
-
-    def __init__(self, error: str, text: str) -> None:
-        self.error = error
-        super().__init__(f"{error}: {text}")
-
-
-class _Proposal:
-    """A Propose without all its outcomes."""
-
-    __slots__ = ("deadline", "done", "in_doubt", "payloads", "sent")
-
-    def __init__(self, payloads: list[bytes], deadline: float, done: Done) -> None:
-        # Those without an outcome, by payload[KEY].
-        self.payloads = {payload[KEY]: payload for payload in payloads}
-        self.deadline = deadline
-        self.done = done
-        self.sent = False
-        # It was sent over a connection that was lost, so the node that answers may not know what became of it:
-        # its "not proposed" is about this copy only, and the outcome is unknown.
-        self.in_doubt = False
-
-    def judged(self, outcome: Outcome) -> Outcome:
-        """What the node's word on its copy means for the proposal."""
-        if self.in_doubt and outcome.status == NOT_PROPOSED:
-            return Outcome(outcome.key, UNKNOWN, 0, outcome.result)
-        return outcome
-
-
-class _Question:
-    """A Request without its answer. Not repeated over connections."""
-
-    __slots__ = ("answer", "answered")
-
-    def __init__(self) -> None:
-        self.answered = threading.Event()
-        self.answer = Answer(0, b"", "NodeUnavailable", "the connection to the node was lost")
 
 
 class NodeClient:
@@ -135,8 +90,8 @@ class NodeClient:
         self._outgoing: list[ClientMessage] = []
         self._something_to_send = threading.Condition(self._lock)
         self._sending = False
-        self._proposals: dict[int, _Proposal] = {}
-        self._questions: dict[int, _Question] = {}
+        self._proposals: dict[int, Proposal] = {}
+        self._questions: dict[int, Question] = {}
         self._waiting = 0  # payloads without an outcome
         self._next_id = 1
         self._closed = False
@@ -154,7 +109,7 @@ class NodeClient:
                 text = f"{self._waiting} proposals of this process are waiting, the limit is {self._max_waiting}"
                 raise Overloaded(text)
             request_id = self._take_id()
-            proposal = self._proposals[request_id] = _Proposal(payloads, deadline, done)
+            proposal = self._proposals[request_id] = Proposal(payloads, deadline, done)
             self._waiting += len(proposal.payloads)
             message = Propose(request_id, timeout, payloads)
             direct = self._enqueue(message)
@@ -163,17 +118,12 @@ class NodeClient:
 
     def request(self, name: str, arguments: dict[str, Any] | None = None, timeout: float = 5.0) -> Any:
         """Ask the node something by name. Raises NodeUnavailable, RequestFailed."""
-        question = _Question()
-        with self._usable():
-            request_id = self._take_id()
-            self._questions[request_id] = question
-            direct = self._enqueue(Request(request_id, name, arguments or {}))
-        if direct:
-            self._send_directly()
-        answered = question.answered.wait(timeout)
-        with self._lock:
-            self._questions.pop(request_id, None)
-        if not answered:
+        answered = threading.Event()
+        question = Question(lambda answer: answered.set())
+        request_id = self._ask(name, arguments or {}, question)
+        if not answered.wait(timeout):
+            with self._lock:
+                self._questions.pop(request_id, None)
             raise NodeUnavailable(f"{self.target} gave no answer to {name!r} within {timeout:g} s")
         answer = question.answer
         if answer.error == "NodeUnavailable":
@@ -181,6 +131,27 @@ class NodeClient:
         if answer.error:
             raise RequestFailed(answer.error, answer.text)
         return msgspec.msgpack.decode(answer.result)
+
+    def read(self, timeout: float, done: Callable[[int, str], None]) -> None:
+        """See ports.Proposer. Raises NodeUnavailable."""
+
+        def answered(answer: Answer) -> None:
+            if answer.error:
+                done(0, answer.text)
+                return
+            found = msgspec.msgpack.decode(answer.result)
+            done(found["index"], found["reason"])
+
+        self._ask("read_index", {"timeout": timeout}, Question(answered, clock.monotonic() + timeout + GRACE))
+
+    def _ask(self, name: str, arguments: dict[str, Any], question: Question) -> int:
+        with self._usable():
+            request_id = self._take_id()
+            self._questions[request_id] = question
+            direct = self._enqueue(Request(request_id, name, arguments))
+        if direct:
+            self._send_directly()
+        return request_id
 
     def tell(self, name: str, arguments: dict[str, Any]) -> None:
         """A request whose answer nobody waits for. Without a connection it is dropped."""
@@ -230,7 +201,7 @@ class NodeClient:
         self._outgoing.append(message)
         if self._connection is None or self._sending:
             return False  # sent once there is a connection, or by whoever is sending
-        if len(self._proposals) + len(self._questions) > 1:
+        if len(self._proposals) + len(self._questions) > 1 or threading.current_thread() is self._reader:
             self._something_to_send.notify()
             return False
         self._sending = True
@@ -376,13 +347,12 @@ class NodeClient:
                 if not proposal.payloads:
                     del self._proposals[message.request_id]
             if outcomes:
-                _call(proposal.done, outcomes)
+                call(proposal.done, outcomes)
         elif type(message) is Answer:
             with self._lock:
                 question = self._questions.pop(message.request_id, None)
             if question is not None:
-                question.answer = message
-                question.answered.set()
+                question.end(message)
         else:
             raise FrameRefused(f"{type(message).__name__} is not for a node to send", BAD_FRAME)
 
@@ -393,7 +363,7 @@ class NodeClient:
             self._something_to_send.notify_all()
             questions, self._questions = self._questions, {}
         for question in questions.values():
-            question.answered.set()
+            question.end()
 
     def _resend(self, connection: Connection[ClientMessage]) -> None:
         """Everything without an outcome, in the order proposed; what was never sent is among it."""
@@ -421,36 +391,39 @@ class NodeClient:
                 if now >= proposal.deadline + (GRACE if self._connection is not None else 0.0)
             }
             self._forget(over)
-        self._end(over.values())
+            late = [request_id for request_id, question in self._questions.items() if now >= question.deadline]
+            unanswered = [self._questions.pop(request_id) for request_id in late]
+        self._end(over.values(), unanswered)
 
     def _give_up(self) -> None:
         """Lock: held. The reader ends: nothing is outstanding, or the client was closed."""
         self._reader = None
         left, self._proposals = self._proposals, {}
         questions, self._questions = self._questions, {}
-        for question in questions.values():
-            question.answered.set()
         self._outgoing = []
         self._waiting = 0
-        if left:
+        if left or questions:
             # Callbacks are not called under the lock.
-            threading.Thread(target=self._end, args=(list(left.values()),), name="raftlog-client-end").start()
+            ended = (list(left.values()), list(questions.values()))
+            threading.Thread(target=self._end, args=ended, name="raftlog-client-end").start()
 
-    def _forget(self, proposals: dict[int, _Proposal]) -> None:
+    def _forget(self, proposals: dict[int, Proposal]) -> None:
         """Lock: held."""
         for request_id, proposal in proposals.items():
             del self._proposals[request_id]
             self._waiting -= len(proposal.payloads)
         self._outgoing = [message for message in self._outgoing if message.request_id not in proposals]
 
-    def _end(self, proposals: Any) -> None:
+    def _end(self, proposals: Iterable[Proposal], questions: Iterable[Question]) -> None:
+        for question in questions:
+            question.end()
         for proposal in proposals:
             if proposal.sent:
                 outcomes = [Outcome(key, UNKNOWN, 0, b"") for key in proposal.payloads]
             else:
                 text = f"the node at {self.target} cannot be reached"
                 outcomes = [not_proposed(key, NodeUnavailable, text) for key in proposal.payloads]
-            _call(proposal.done, outcomes)
+            call(proposal.done, outcomes)
 
     def _after_fork(self) -> None:
         """In the child: the parent's connection is not ours, its threads do not exist here."""
@@ -460,13 +433,6 @@ class NodeClient:
         closed = self._closed
         self._start_over()
         self._closed = closed
-
-
-def _call(done: Done, outcomes: list[Outcome]) -> None:
-    try:
-        done(outcomes)
-    except Exception:  # a caller's mistake must not take the answers of all others away
-        logger.exception("a callback of propose() failed")
 
 
 _clients: weakref.WeakSet[NodeClient] = weakref.WeakSet()

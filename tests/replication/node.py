@@ -26,6 +26,9 @@ class OneNode:
         self.lose_answer = lambda payloads: False  # applied, but the caller hears nothing
         self.answer_unknown = lambda payloads: False  # not applied; the caller hears "unknown"
         self.refuse = lambda payloads: ""  # not proposed, with this exception's name
+        self.silent = False  # reads are never answered
+        self.confirms = lambda: (self.machine.last_applied, "")
+        self.reads = 0
         self.held: list = []
         self.hold = False  # keep proposals until release()
         self._work: queue.Queue = queue.Queue()
@@ -47,6 +50,14 @@ class OneNode:
             self._work.put((payloads, done))
             if twice:  # as where a leader change left two copies in the log
                 self._work.put((payloads, lambda outcomes: None))
+
+    def read(self, timeout, done):
+        """Confirmed at once, at the place where the machine is."""
+        if self.unavailable:
+            raise NodeUnavailable("the node is not there")
+        self.reads += 1
+        if not self.silent:
+            done(*self.confirms())
 
     def take_turn(self, key, *, is_fence, timeout):
         """Granted at once: there is no leader who would hold anything back."""

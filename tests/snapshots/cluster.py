@@ -14,7 +14,7 @@ from raftlog.snapshots.compaction import Compactor, LogFile, Policy
 from raftlog.snapshots.healing import Healing
 from raftlog.snapshots.pulling import Puller
 from raftlog.snapshots.serving import ImageServer
-from raftlog.transport.client import RequestFailed
+from raftlog.transport.outstanding import RequestFailed
 from tests.runtime import cluster as runtime
 from tests.runtime.cluster import RecordingMachine
 

@@ -12,7 +12,8 @@ import pytest
 from raftlog.consensus.entries import KEY
 from raftlog.exceptions import NodeUnavailable, Overloaded, PayloadTooLarge
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, UNKNOWN, Outcome
-from raftlog.transport.client import NodeClient, RequestFailed
+from raftlog.transport.client import NodeClient
+from raftlog.transport.outstanding import RequestFailed
 from tests.transport.conftest import SECRET, WAIT, EchoNode, proposal
 
 

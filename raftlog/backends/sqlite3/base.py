@@ -150,6 +150,11 @@ class DatabaseWrapper(stock.DatabaseWrapper):
         """Reads the replicated tables on a connection of its own, which may belong to another thread."""
         return TableReader(Path(str(self.settings_dict["NAME"])))
 
+    def fetch_open_results(self) -> None:
+        """Fetch what is left of every open result, which pins an old snapshot: the next query reads the newest."""
+        if self.connection is not None:
+            self.connection.control.read_ahead()
+
     @contextlib.contextmanager
     def reading_to_write(self) -> Iterator[None]:
         """Around a select_for_update() query."""

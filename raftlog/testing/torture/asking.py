@@ -240,6 +240,9 @@ class AttachedNode:
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[ports.Outcome]], None]) -> None:
         self._nodes.client(self._nodes.pinned).propose(payloads, timeout, done)
 
+    def read(self, timeout: float, done: Callable[[int, str], None]) -> None:
+        self._nodes.client(self._nodes.pinned).read(timeout, done)
+
     def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
         return self._nodes.client(self._nodes.pinned).take_turn(key, is_fence=is_fence, timeout=timeout)
 

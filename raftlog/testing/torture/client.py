@@ -35,7 +35,7 @@ from raftlog.testing.torture.asking import (
     open_session,
 )
 from raftlog.testing.torture.records import Broken, Called, Ended, Recorder
-from raftlog.transport.client import RequestFailed
+from raftlog.transport.outstanding import RequestFailed
 
 # (action, weight): what threads do
 MIX: Final = (
