@@ -89,6 +89,9 @@ class Settings:
     max_waiting_proposals: int = 65_536
     # How long propose() waits for an outcome where the caller says nothing else.
     proposal_timeout: float = 10.0
+    # ReadYourWrites: how long a request waits for its user's last write; what happens then ("refuse" or "serve").
+    read_your_writes_timeout: float = 2.0
+    read_your_writes_late: str = "refuse"
     # Alias in STORAGES for backups and archived entries; "": none.
     backup_storage: str = ""
     # A backup is made once the newest one is older; 0: only by `raft backup`.
@@ -177,6 +180,8 @@ SIMPLE_OPTIONS = (
     Option("MAX_UNCOMMITTED_BYTES", int, 128 * MIB, MIB, 4096 * MIB, "bytes"),
     Option("MAX_WAITING_PROPOSALS", int, 65_536, 1, 10_000_000, "proposals"),
     Option("PROPOSAL_TIMEOUT", _NUMBER, 10.0, 0.01, 86_400, "seconds"),
+    Option("READ_YOUR_WRITES_TIMEOUT", _NUMBER, 2.0, 0, 3600, "seconds"),
+    Option("READ_YOUR_WRITES_LATE", str, "refuse"),
     Option("BACKUP_STORAGE", str, ""),
     Option("BACKUP_INTERVAL", _NUMBER, 0.0, 0, 366 * 86_400, "seconds"),
     Option("BACKUP_KEEP", int, 7, 1, 100_000, "backups"),
@@ -420,6 +425,9 @@ def _check_names(settings: Settings, report: Report) -> None:
     if settings.state_machine not in ("database", "log"):
         message = f"RAFTLOG['STATE_MACHINE'] is {settings.state_machine!r}."
         report("E004", "STATE_MACHINE", message, "Use 'database' ('log' is for benchmarks).")
+    if settings.read_your_writes_late not in ("refuse", "serve"):
+        message = f"RAFTLOG['READ_YOUR_WRITES_LATE'] is {settings.read_your_writes_late!r}."
+        report("E004", "READ_YOUR_WRITES_LATE", message, "Use 'refuse' (503) or 'serve' (what is there).")
     for key, value in [("CLUSTER", settings.cluster), *(("MEMBERS", node_id) for node_id in settings.members)]:
         if len(value) > 64 or not value.isascii() or not all(letter.isalnum() or letter in "-_." for letter in value):
             message = f"RAFTLOG[{key!r}]: {value!r} is no valid name."

@@ -74,6 +74,20 @@ def applied_here(alias: str) -> int:
     return int(row[0]) if row else 0
 
 
+def cluster_here() -> str:
+    """Id of the cluster whose log this host's database holds, "" where that is not known, or entries are inline."""
+    alias = propose.limits().alias
+    if applies_inline(alias):
+        return ""
+    try:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT cluster_id FROM raftlog_appliedindex WHERE id = 1")
+            row = cursor.fetchone()
+    except DatabaseError:
+        return ""
+    return str(row[0]) if row else ""
+
+
 def see(alias: str, index: int, deadline: float, what: str) -> None:
     """Wait until this thread's connection sees what was applied up to `index`. Raises ReadNotConfirmed."""
     refuse_inside_transaction(alias, what)

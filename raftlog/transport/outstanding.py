@@ -70,4 +70,4 @@ def call(done: Callable[[Any], None], argument: Any) -> None:
     try:
         done(argument)
     except Exception:  # a caller's mistake must not take the answers of all others away
-        logger.exception("a callback of a client failed")
+        logger.exception("a callback failed")

@@ -167,7 +167,7 @@ def test_an_unfinished_query_serves_no_old_state(node, engine):
 
 def test_without_a_leader_or_node_it_says_what_to_do(node):
     node.confirms = lambda: (0, "no leader confirmed its leadership in time")
-    with pytest.raises(raftlog.ReadNotConfirmed, match="no leader confirmed .* Try again"), raftlog.linearizable():
+    with pytest.raises(raftlog.ReadNotConfirmed, match=r"no leader confirmed .* Try again"), raftlog.linearizable():
         pytest.fail("entered")
     node.unavailable = True
     with pytest.raises(raftlog.NodeUnavailable), raftlog.linearizable():
@@ -271,7 +271,7 @@ def test_inside_a_test_databases_own_transaction_nothing_is_waited_for(tmp_path,
             editor.create_model(Note)
 
         class Inside(TestCase):
-            def runTest(self):  # noqa: N802
+            def runTest(self):
                 Note.objects.create(text="x")
                 with raftlog.linearizable(), raftlog.max_staleness(1):
                     assert Note.objects.count() == 1

@@ -173,3 +173,66 @@ def test_a_forked_child_waits_for_its_parent_to_let_go(make):
     os.close(writer)
     assert os.read(reader, 10) == b"%d" % APPLIED
     os.close(reader)
+
+
+# Linearizable reads
+
+
+def read(proposer, timeout=20.0):
+    answers, answered = [], threading.Event()
+
+    def done(index, reason):
+        answers.append((index, reason))
+        answered.set()
+
+    proposer.read(timeout, done)
+    assert answered.wait(timeout + 10)
+    return answers[0]
+
+
+def test_who_only_reads_is_the_node_too_for_a_moment(make, settings):
+    first, second = make(), make()
+    index, reason = read(first)
+    assert index > 0
+    assert reason == ""
+    assert read(second) == (index + 1, "")  # the no-op of its own term; the first one has let go
+    written = propose(first)
+    assert read(second)[0] > written.index
+    wait_until(lambda: is_free(settings))
+
+
+def test_reads_and_proposals_of_several_threads_take_turns(make):
+    first, second = make(), make()
+    stale = []
+
+    def work(proposer, other):
+        for _ in range(10):
+            index = propose(proposer).index
+            if read(other)[0] < index:
+                stale.append(index)
+
+    threads = [threading.Thread(target=work, args=pair) for pair in ((first, second), (second, first), (first, first))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+        assert not thread.is_alive()
+    assert stale == []
+
+
+def test_a_read_in_vain_says_who_is_the_node(make, settings):
+    node = Node(settings)
+    node.start()
+    try:
+        index, reason = read(make(), timeout=0.2)
+    finally:
+        node.stop()
+    assert index == 0
+    assert f"process {os.getpid()}" in reason
+
+
+def test_a_read_without_a_node_and_with_several_voters_says_how_to_start_one(settings):
+    raw = {"DATA_DIR": str(settings.data_dir), "STATE_MACHINE": "log"}
+    several = conf.load_settings({**raw, "MEMBERS": {"node1": "ws://127.0.0.1:1", "b": "ws://127.0.0.1:2"}})
+    with pytest.raises(NodeUnavailable, match=r"manage\.py raft run"):
+        read(HostProposer(several))

@@ -1,4 +1,4 @@
-"""Middleware of raftlog, for MIDDLEWARE."""
+"""Requests whose transaction conflicted are run again."""
 
 from __future__ import annotations
 

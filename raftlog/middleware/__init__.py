@@ -1,0 +1,6 @@
+"""Middleware of raftlog, for MIDDLEWARE."""
+
+from raftlog.middleware.conflicts import RetryConflicts
+from raftlog.middleware.own_writes import ReadYourWrites
+
+__all__ = ["ReadYourWrites", "RetryConflicts"]
