@@ -16,7 +16,7 @@ from raftlog.backends.node_log import NodeLog
 from raftlog.middleware.own_writes import SALT
 from raftlog.replication import propose
 from raftlog.replication.registry import command
-from tests.replication.conftest import default_database
+from tests.replication.conftest import default_database, run_async
 from tests.replication.node import OneNode
 
 
@@ -188,4 +188,4 @@ def test_async_requests_wait_without_blocking_the_loop(node):
         assert (await reading).content == b"z,mine"
 
     cluster = reads.cluster_here()
-    asyncio.run(run())
+    run_async(run())

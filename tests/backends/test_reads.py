@@ -1,6 +1,5 @@
 """linearizable(), max_staleness(), catch_up() and last_index(), through one real state machine (no Raft)."""
 
-import asyncio
 import threading
 
 import pytest
@@ -12,7 +11,7 @@ from raftlog.backends.log import InlineLog, use_log
 from raftlog.backends.node_log import NodeLog
 from raftlog.replication import propose, written
 from raftlog.replication.registry import command
-from tests.replication.conftest import default_database
+from tests.replication.conftest import default_database, run_async
 from tests.replication.node import OneNode
 
 
@@ -95,7 +94,7 @@ def test_functions_and_coroutine_functions_are_decorated(node):
         return await Note.objects.acount()
 
     assert (count(), count(), count.__doc__) == (0, 0, "Notes there are.")
-    assert asyncio.run(acount()) == 0
+    assert run_async(acount()) == 0
     assert node.reads == 3
 
 
@@ -110,7 +109,7 @@ def test_async_code_enters_or_awaits_it(node):
         with pytest.raises(raftlog.ReadNotConfirmed):
             await raftlog.acatch_up(index + 10, timeout=0.05)
 
-    asyncio.run(read())
+    run_async(read())
     assert node.reads == 2
 
 

@@ -1,11 +1,13 @@
 """A replicated database for each test: a SQLite file, or a schema in PostgreSQL."""
 
+import asyncio
 import contextlib
 import os
 import threading
 import uuid
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, connections
 
 from raftlog.backends.log import InlineLog, use_log
@@ -27,6 +29,22 @@ def default_database(settings_of_it: dict):
         connections["default"].close()
         connections.settings["default"] = before
         connections["default"] = connection_before
+
+
+def run_async(coroutine):
+    """asyncio.run(), after which the thread of asgiref that all tests share holds no connection of this one."""
+
+    def forget():
+        connections["default"].close()
+        del connections["default"]
+
+    async def run():
+        try:
+            return await coroutine
+        finally:
+            await sync_to_async(forget)()
+
+    return asyncio.run(run())
 
 
 def make_tables() -> None:
