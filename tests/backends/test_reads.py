@@ -102,7 +102,7 @@ def test_async_code_enters_or_awaits_it(node):
     async def read():
         async with raftlog.alinearizable() as index:
             assert await Note.objects.acount() == 0
-        assert await raftlog.alinearizable() == index
+        assert await raftlog.alinearizable() >= index
         async with raftlog.amax_staleness(60):
             assert await Note.objects.acount() == 0
         await raftlog.acatch_up(index)
