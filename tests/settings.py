@@ -5,6 +5,9 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "raftlog",
+    "raftlog.contrib.counters",
+    "raftlog.contrib.flags",
+    "raftlog.contrib.sequences",
     "demo_site.bank",
     "tests.replication.warehouse",
 ]

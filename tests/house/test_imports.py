@@ -15,8 +15,8 @@ PACKAGE = Path(__file__).parents[2] / "raftlog"
 LAYERS: list[set[str]] = [
     {"testing.sql"},  # simulated applications: they stand on all of it, as an application does
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
+    {"testing"},  # measures and tries the batteries, too
     {"contrib"},
-    {"testing"},
     {"node", "node_process", "host"},
     {"comparison", "digests", "disaster", "snapshots"},
     {"models"},

@@ -23,6 +23,8 @@ examples:
   manage.py raft bench
   manage.py raft bench --seconds 10 --clients 1,4,16 --value-bytes 1000
   manage.py raft bench --transactions --quick
+  manage.py raft bench --batteries
+  manage.py raft bench --batteries --only locks,sequences --quick
   manage.py raft bench --json | jq '.figures[] | {name, per_second, p50_ms}'
 
 exit codes:
@@ -41,7 +43,16 @@ exit codes:
             help="plain Django code on three nodes (raftlog.backends.sqlite3), beside Django's own SQLite backend with "
             "synchronous=FULL; takes --seconds and --dir",
         )
-        parser.add_argument("--quick", action="store_true", help="with --transactions: four cases, 1 s each")
+        parser.add_argument(
+            "--batteries",
+            action="store_true",
+            help="each app of raftlog.contrib on three nodes, beside what people use for it today (Redis, Celery, huey, "
+            "PostgreSQL), where that is installed; takes --seconds and --dir",
+        )
+        parser.add_argument("--only", default="", help="with --batteries: these alone, with commas between them")
+        parser.add_argument(
+            "--quick", action="store_true", help="1 s for each figure; with --transactions four cases only"
+        )
         parser.add_argument("--dir", type=Path, help="folder on the disk to measure (default: the temporary folder)")
 
     def run(self, options: dict[str, Any], output: Output) -> int:
@@ -51,6 +62,8 @@ exit codes:
 
         if options["transactions"]:
             return run_transactions(options, output)
+        if options["batteries"]:
+            return run_batteries(options, output)
         clients = parse_clients(options["clients"])
         with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=options["dir"]) as directory:
             try:
@@ -83,6 +96,32 @@ def run_transactions(options: dict[str, Any], output: Output) -> int:
     show_transactions(report, output)
     output.result(transactions.as_dict(report))
     return 0
+
+
+def run_batteries(options: dict[str, Any], output: Output) -> int:
+    from raftlog.exceptions import RaftlogError
+    from raftlog.testing.bench import batteries
+
+    only = [name.strip() for name in options["only"].split(",") if name.strip()]
+    known = batteries.find_batteries()
+    if unknown := [name for name in only if name not in known]:
+        raise CommandError(f"--only {', '.join(unknown)}: there is no such battery; there are {', '.join(known)}.")
+    seconds = min(options["seconds"], 1.0) if options["quick"] else options["seconds"]
+    with tempfile.TemporaryDirectory(prefix="raftlog-bench-", dir=options["dir"]) as directory:
+        try:
+            report = batteries.measure(Path(directory), seconds=seconds, only=only, tell=output.line)
+        except RaftlogError as error:
+            raise CommandError(str(error)) from error
+    rows = [
+        [f.battery, f.name, f.unit, f.per_second, f.theirs, f.theirs_per_second, f.ratio] for f in report.figures
+    ]
+    output.line()
+    output.show(table(["battery", "what", "of", "per second", "beside", "per second", "ratio"], rows))
+    output.line(f"{report.nodes} nodes, {report.seconds:g} s a figure, {report.took:g} s in all, load {report.load:g}")
+    for name, why in report.not_measured.items():
+        output.line(f"{name}: not measured: {why}", style="yellow")
+    output.result(batteries.as_dict(report))
+    return 1 if report.not_measured else 0
 
 
 def show_transactions(report: Any, output: Output) -> None:

@@ -1,0 +1,20 @@
+"""Settings of `raft bench --batteries`: those of the benchmark's nodes, and every app of raftlog.contrib."""
+
+import pkgutil
+
+from raftlog import contrib
+from raftlog.testing.bench.redis_side import URL
+from raftlog.testing.bench_site.settings import *  # noqa: F403
+from raftlog.testing.bench_site.settings import INSTALLED_APPS
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    *INSTALLED_APPS,
+    *sorted(f"{contrib.__name__}.{module.name}" for module in pkgutil.iter_modules(contrib.__path__) if module.ispkg),
+]
+# What a battery is measured beside: "redis" in CACHES, "postgresql" for rows that are locked.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL, "KEY_PREFIX": "raftlog-bench"},
+}
