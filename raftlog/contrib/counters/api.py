@@ -19,8 +19,8 @@ def add(name: str, n: int = 1, *, exact: bool = False) -> int | None:
     """Add `n`, which may be negative, to a counter; a name that is new begins at 0.
 
     Without `exact` it returns None at once: what this process adds is gathered for RAFTLOG_COUNTERS_INTERVAL seconds
-    (0.5) and at its end, and goes into the log together. A process that is killed loses what it had gathered. In an open
-    transaction it counts once that is committed, and not if it is rolled back.
+    (0.5) and at its end, and goes into the log together. A process that is killed loses what it had gathered. In an
+    open transaction it counts once that is committed, and not if it is rolled back.
 
     With `exact` it waits for the log and returns the counter's value. Refused in an open transaction.
 

@@ -1,9 +1,9 @@
 """What the flags are, in this process's memory: a read is a look into a dict.
 
-One daemon thread, started by the first read, looks at the flags' table every INTERVAL seconds; what changed is put into the
-dict, and callbacks are called. A process's own changes are there when their commit returns. In tests (Django's
-runner, pytest-django) there is no thread and no memory: each read asks the database, so that it sees its test's
-transaction.
+One daemon thread, started by the first read, looks at the flags' table every INTERVAL seconds; what changed is put
+into the dict, and callbacks are called. A process's own changes are there when their commit returns. In tests
+(Django's runner, pytest-django) there is no thread and no memory: each read asks the database, so that it sees its
+test's transaction.
 """
 
 from __future__ import annotations
@@ -266,4 +266,3 @@ def _refused(name: str) -> InsideTransaction:
         f"flag {name!r} read inside a command, where another node may have another value in memory: use "
         f"flags.read_in_command(ctx, {name!r}), or pass its value as an argument"
     )
-

@@ -123,7 +123,7 @@ def _advance(key: str, using: str) -> int:
     """One row moves on by one. First the UPDATE: where nobody would run this again, it takes the cluster's turn."""
     rows = Sequence.objects.using(using)
     if rows.filter(pk=key, last__lt=LARGEST).update(last=F("last") + 1):
-        return rows.values_list("last", flat=True).get(pk=key)
+        return int(rows.values_list("last", flat=True).get(pk=key))
     if rows.filter(pk=key).exists():
         raise ValueError(f"the sequence {key!r} is at its end: {LARGEST} is used")
     # Should a concurrent transaction begin the same sequence, one of them is a UniqueConflict, and runs again.
@@ -164,8 +164,8 @@ def format_label(form: str, number: int, name: str, at: datetime.date | None, va
         return form.format(**values | known)
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"the form {form!r} of sequence {name!r} cannot be filled in ({type(error).__name__}: {error}); it may name "
-            f"{', '.join(sorted({*known, *values}))}"
+            f"the form {form!r} of sequence {name!r} cannot be filled in ({type(error).__name__}: {error}); it may "
+            f"name {', '.join(sorted({*known, *values}))}"
         ) from error
 
 

@@ -46,8 +46,8 @@ exit codes:
         parser.add_argument(
             "--batteries",
             action="store_true",
-            help="each app of raftlog.contrib on three nodes, beside what people use for it today (Redis, Celery, huey, "
-            "PostgreSQL), where that is installed; takes --seconds and --dir",
+            help="each app of raftlog.contrib on three nodes, beside what people use for it today (Redis, Celery, "
+            "huey, PostgreSQL), where that is installed; takes --seconds and --dir",
         )
         parser.add_argument("--only", default="", help="with --batteries: these alone, with commas between them")
         parser.add_argument(
@@ -112,9 +112,7 @@ def run_batteries(options: dict[str, Any], output: Output) -> int:
             report = batteries.measure(Path(directory), seconds=seconds, only=only, tell=output.line)
         except RaftlogError as error:
             raise CommandError(str(error)) from error
-    rows = [
-        [f.battery, f.name, f.unit, f.per_second, f.theirs, f.theirs_per_second, f.ratio] for f in report.figures
-    ]
+    rows = [[f.battery, f.name, f.unit, f.per_second, f.theirs, f.theirs_per_second, f.ratio] for f in report.figures]
     output.line()
     output.show(table(["battery", "what", "of", "per second", "beside", "per second", "ratio"], rows))
     output.line(f"{report.nodes} nodes, {report.seconds:g} s a figure, {report.took:g} s in all, load {report.load:g}")

@@ -58,7 +58,7 @@ exit codes:
 
 def _change(action: str, options: dict[str, Any]) -> None:
     from raftlog.contrib import flags
-    from raftlog.contrib.flags import definitions
+    from raftlog.contrib.flags.definitions import definition
 
     name, text, by = options["flag"], options["value"], options["by"] or _system_user()
     try:
@@ -67,7 +67,7 @@ def _change(action: str, options: dict[str, Any]) -> None:
         elif text is None and options["percentage"] is None:
             raise CommandError(f"raft flags set {name}: give a VALUE, or --percentage")
         else:
-            value = True if text is None else definitions.definition(name).parse(text)
+            value = True if text is None else definition(name).parse(text)
             flags.set(name, value, percentage=options["percentage"], by=by)
     except (flags.UnknownFlag, TypeError, ValueError) as error:
         raise CommandError(str(error)) from error
@@ -83,11 +83,11 @@ def _system_user() -> str:
 
 
 def _show(output: Output, only: str = "") -> int:
-    from raftlog.contrib import flags
+    from raftlog.contrib.flags.definitions import definitions
     from raftlog.contrib.flags.models import Flag
 
     set_flags = {row.name: row for row in Flag.objects.all()}
-    known = {found.name: found for found in flags.definitions()}
+    known = {found.name: found for found in definitions()}
     found = []
     for name in sorted({*known, *set_flags}):
         definition, row = known.get(name), set_flags.get(name)

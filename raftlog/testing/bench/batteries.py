@@ -5,9 +5,9 @@ A module `battery_<name>.py` of this folder measures one battery. It has
     def measure(cluster: ProcessCluster, seconds: float) -> list[Row]
 
 where a Row is `(name, unit, ours_per_second, theirs_name, theirs_per_second)`; a figure is None where it was not
-measured, and `theirs_name` then says why. The cluster is three nodes that run, migrated, with all batteries in INSTALLED_APPS
-(`bench_site.batteries_settings`). `rate()` has application processes of its hosts do something over and over; it is
-meant for both sides, so that both pay for the same kind of process:
+measured, and `theirs_name` then says why. The cluster is three nodes that run, migrated, with all batteries in
+INSTALLED_APPS (`bench_site.batteries_settings`). `rate()` has application processes of its hosts do something over and
+over; it is meant for both sides, so that both pay for the same kind of process:
 
     ours = rate(cluster, "raftlog.testing.bench.battery_locks:our_lock", seconds, threads=4, arguments={"name": "x"})
     theirs = rate(cluster, "raftlog.testing.bench.battery_locks:redis_lock", seconds, threads=4)
@@ -135,9 +135,7 @@ def measured(
     `action`: "module:function", see Work. What it raises ends the measurement: RaftlogError.
     """
     work = Work(action, seconds, threads, arguments or {})
-    done = run_together(
-        "raftlog.testing.bench.battery_client", [(node.environment, work) for node in nodes], Measured
-    )
+    done = run_together("raftlog.testing.bench.battery_client", [(node.environment, work) for node in nodes], Measured)
     latencies = sorted(latency for one in done for latency in one.latencies)
     per_second = sum(one.count / one.seconds for one in done)
     return Rate(per_second, in_ms(quantile(latencies, 0.5)), in_ms(quantile(latencies, 0.99)))

@@ -1,6 +1,6 @@
-"""One application process of `raft bench --batteries`: `python -m raftlog.testing.bench.battery_client`, see together.py.
+"""One application process of `raft bench --batteries`: `python -m raftlog.testing.bench.battery_client`.
 
-It does one action over and over, in threads, with the environment of a node of the cluster, as a web worker of that
+With a Work as JSON on its stdin, see together.py. It does one action over and over, in threads, with the environment of a node of the cluster, as a web worker of that
 host would.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from raftlog.testing.bench.client import Measured, run_blocking
+from raftlog.testing.bench.client import run_blocking
 
 
 class Work(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Redis as the other side of `raft bench --batteries`: a database number and a prefix of its own, emptied afterwards."""
+"""Redis as the other side of `raft bench --batteries`: a database and a prefix of its own, emptied afterwards."""
 
 from __future__ import annotations
 

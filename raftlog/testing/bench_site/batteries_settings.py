@@ -11,6 +11,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     *INSTALLED_APPS,
+    "raftlog.testing.bench_site.batteries",
     *sorted(f"{contrib.__name__}.{module.name}" for module in pkgutil.iter_modules(contrib.__path__) if module.ispkg),
 ]
 # What a battery is measured beside: "redis" in CACHES, "postgresql" for rows that are locked.
