@@ -1,7 +1,7 @@
 """One application process of `raft bench --batteries`: `python -m raftlog.testing.bench.battery_client`.
 
-With a Work as JSON on its stdin, see together.py. It does one action over and over, in threads, with the environment of a node of the cluster, as a web worker of that
-host would.
+With a Work as JSON on its stdin, see together.py. It does one action over and over, in threads, with the environment
+of a node of the cluster, as a web worker of that host would.
 """
 
 from __future__ import annotations

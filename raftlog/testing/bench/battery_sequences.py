@@ -63,16 +63,16 @@ class _PostgreSQL:
 def in_transaction() -> Callable[[], int]:
     from django.db import transaction
 
-    from raftlog.backends.retry import retry_on_conflict
+    from raftlog import retry_on_conflict
     from raftlog.contrib import sequences
 
-    @retry_on_conflict
     def draw() -> int:
         with transaction.atomic():
             sequences.next_number("bench")
         return 1
 
-    return draw
+    repeated: Callable[[], int] = retry_on_conflict(draw)
+    return repeated
 
 
 def in_command() -> Callable[[], int]:
