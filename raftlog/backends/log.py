@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 from raftlog.conf import load_settings
@@ -125,3 +125,19 @@ def use_default_log(alias: str, log: TransactionLog) -> None:
     """As use_log(), unless use_log() has been called for this alias."""
     with _guard:
         _logs.setdefault(alias, log)
+
+
+@contextmanager
+def log_replaced(alias: str, log: TransactionLog) -> Iterator[None]:
+    """For tests: inside, new connections of `alias` go to `log`; afterwards it is as if nothing had been said."""
+    with _guard:
+        before = _logs.get(alias)
+        _logs[alias] = log
+    try:
+        yield
+    finally:
+        with _guard:
+            if before is None:
+                del _logs[alias]
+            else:
+                _logs[alias] = before

@@ -15,6 +15,7 @@ from django.db.transaction import TransactionManagementError
 from raftlog.backends import heat
 from raftlog.backends.exceptions import TransactionConflict
 from raftlog.replication.effects import Effects
+from raftlog.replication.open_transaction import is_inside_transaction
 from raftlog.runtime import clock
 
 ATTEMPTS: Final = 10
@@ -58,7 +59,7 @@ def retry_on_conflict(function: Callable[Parameters, Result]) -> Callable[Parame
 def refuse_inside_atomic(name: str) -> None:
     """Raises TransactionManagementError where a replicated alias has an open transaction."""
     for connection in connections.all(initialized_only=True):
-        if hasattr(connection, "apply_port") and connection.in_atomic_block:
+        if hasattr(connection, "apply_port") and is_inside_transaction(connection):
             raise TransactionManagementError(
                 f"{name} retries on conflict, and was called inside atomic() on {connection.alias!r}: call it outside, "
                 "or let what surrounds it retry"

@@ -7,12 +7,14 @@ the command is applied to the local database, with its result, or raises what ra
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
 from django.db import connections
 
@@ -23,6 +25,7 @@ from raftlog.replication import codec, effects, written
 from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
 from raftlog.replication.context import is_applying
 from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
+from raftlog.replication.open_transaction import is_inside_transaction
 from raftlog.runtime import clock
 from raftlog.runtime.ports import APPLIED, FAILED, NOT_PROPOSED, REFUSED, UNKNOWN, Outcome, Proposer
 
@@ -33,6 +36,14 @@ MAX_TIMEOUT: Final = 86_400  # seconds
 ANSWER_GRACE: Final = 1.0  # seconds that a caller waits beyond its time limit for the node to say how it ended
 CHUNK: Final = 2_048  # proposals that propose_many hands over at once; two such are on their way
 POLL_INTERVAL: Final = 0.05  # seconds between two looks of outcome()
+
+
+class InlineProposer(Proposer, Protocol):
+    """A proposer that has applied an entry, in the calling thread, when propose() returns."""
+
+    def find(self, key: bytes) -> Outcome | None:
+        """How the entry with this key ended."""
+        ...
 
 
 class Limits(NamedTuple):
@@ -67,6 +78,8 @@ class _Process:
         self.lock = threading.Lock()
         self.factory: Callable[[], Proposer] | None = None
         self.session: ClientSession | None = None
+        # In tests: what applies at once, on the caller's own connection (raftlog.testing.inline).
+        self.inline: InlineProposer | None = None
 
     def current(self) -> ClientSession:
         """Raises NodeUnavailable, and what the factory raises."""
@@ -101,6 +114,22 @@ def set_proposer_factory(factory: Callable[[], Proposer] | None) -> None:
     with _process.lock:
         _process.factory = factory
         _process.session = None
+
+
+@contextlib.contextmanager
+def proposing_to(proposer: Proposer, inline: InlineProposer | None = None) -> Iterator[None]:
+    """For tests: inside, what this process proposes goes to `proposer`, under a session of its own.
+
+    `inline`: the same one, where it applies inline.
+    """
+    with _process.lock:
+        before = _process.factory, _process.session, _process.inline
+        _process.factory, _process.session, _process.inline = (lambda: proposer), None, inline
+    try:
+        yield
+    finally:
+        with _process.lock:
+            _process.factory, _process.session, _process.inline = before
 
 
 def current_session() -> ClientSession:
@@ -165,6 +194,8 @@ async def apropose(
     command: Command, arguments: dict[str, Any], *, timeout: float | None = None, proposal_id: str = ""
 ) -> Any:
     """As propose(), without blocking the event loop. Cancelling it leaves the outcome unknown."""
+    if _process.inline is not None:  # it uses the connection, which belongs to the thread of synchronous code
+        return await sync_to_async(propose)(command, arguments, timeout=timeout, proposal_id=proposal_id)
     attempt = _Attempt(command, arguments, timeout)
     if proposal_id:
         await asyncio.to_thread(_process.current)
@@ -354,11 +385,12 @@ def refuse_inside_transaction(alias: str, name: str) -> None:
             f"{name}: a command that is being applied cannot propose another and wait for it, since what is proposed "
             "is applied after it; call the other command's function: other(ctx, …)"
         )
-    if connections[alias].in_atomic_block:
+    connection = connections[alias]
+    if connection.in_atomic_block if _process.inline is None else is_inside_transaction(connection):
         raise InsideTransaction(
             f"{name}: this thread has an open transaction on DATABASES[{alias!r}], and the proposal would wait for it "
             "to end (it is applied to the same database); propose before or after the atomic block, mark the view with "
-            "@transaction.non_atomic_requests, and test with TransactionTestCase"
+            "@transaction.non_atomic_requests, and test with the fixture raft_inline or with RaftInlineTestCase"
         )
 
 
@@ -435,6 +467,8 @@ def _late_answer(session_id: bytes, sequence: int) -> Outcome | None:
 
 
 def _stored_outcome(session_id: bytes, sequence: int) -> Outcome | None:
+    if _process.inline is not None:
+        return _process.inline.find(session_id + sequence.to_bytes(8, "big"))
     with connections[limits().alias].cursor() as cursor:
         cursor.execute(
             "SELECT status, entry_index, result FROM raftlog_sessionresult WHERE session = %s AND sequence = %s",

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "raftlog"
 
 # From the top down. A module imports only from layers below its own, or from its own.
 LAYERS: list[set[str]] = [
-    {"testing.sql"},  # simulated applications: they stand on all of it, as an application does
+    {"testing on top"},  # simulated applications, and what tests applications: they stand on all of it
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
@@ -43,10 +43,13 @@ def modules() -> list[Path]:
     return sorted(path for path in PACKAGE.rglob("*.py") if "migrations" not in path.parts)
 
 
+TESTING_ON_TOP = {"sql", "inline", "inline_commits", "cluster", "cluster_databases", "determinism", "django"}
+
+
 def part_of(path: Path) -> str:
     relative = path.relative_to(PACKAGE)
-    if relative.parts[:2] == ("testing", "sql"):
-        return "testing.sql"
+    if relative.parts[0] == "testing" and relative.parts[1].removesuffix(".py") in TESTING_ON_TOP:
+        return "testing on top"
     return relative.parts[0] if len(relative.parts) > 1 else relative.stem
 
 

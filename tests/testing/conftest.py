@@ -1,0 +1,3 @@
+"""Databases with the warehouse's tables."""
+
+from tests.replication.conftest import replicated_sqlite  # noqa: F401

@@ -1,0 +1,75 @@
+"""The plugin in a project of somebody else: that of docs/howto/testing.md, in a process of its own."""
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "howto" / "testing.md"
+FILES = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
+SETTINGS = """
+SECRET_KEY = "tests of a project"
+INSTALLED_APPS = ["django.contrib.contenttypes", "raftlog", "shop"]
+DATABASES = {"default": {"ENGINE": "raftlog.backends.sqlite3", "NAME": "project.sqlite3"}}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "shop").mkdir()
+    (folder / "shop" / "__init__.py").touch()
+    (folder / "settings.py").write_text(SETTINGS)
+    (folder / "pytest.ini").write_text("[pytest]\npython_files = test_*.py\n")
+    for name, text in FILES.findall(PAGE.read_text()):
+        (folder / name).write_text(text)
+    return folder
+
+
+def run(folder, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}", "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def run_pytest(folder, *arguments):
+    # Where this checkout is not installed as it is now, pytest does not find the plugin by itself.
+    is_found = "raftlog" in {entry.name for entry in importlib.metadata.entry_points(group="pytest11")}
+    plugin = [] if is_found else ["-p", "raftlog.pytest_plugin"]
+    return run(folder, "-m", "pytest", "-p", "no:cacheprovider", *plugin, *arguments)
+
+
+def test_the_pages_tests_pass_under_pytest(project):
+    ran = run_pytest(project, "--ds=settings", "-W", "error", "-v")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    written = sum(text.count("def test_") for name, text in FILES.findall(PAGE.read_text()) if name.startswith("test_"))
+    assert f"{written} passed" in ran.stdout
+
+
+def test_and_under_djangos_runner(project):
+    ran = run(project, "-m", "django", "test", "shop", DJANGO_SETTINGS_MODULE="settings")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "Ran 2 tests" in ran.stderr
+
+
+def test_a_project_without_raftlog_does_not_notice_it(tmp_path):
+    (tmp_path / "test_plain.py").write_text(
+        "import sys\n\ndef test_plain():\n    assert 'django.db' not in sys.modules\n"
+        "\ndef test_asks(raft_inline):\n    pass\n"
+    )
+    ran = run_pytest(tmp_path, "-p", "no:django", "--strict-markers", "-W", "error", "-q", "--rootdir", str(tmp_path))
+    assert "1 passed, 1 error" in ran.stdout, ran.stdout + ran.stderr
+    assert "raftlog's fixtures need Django's settings" in ran.stdout
