@@ -166,6 +166,8 @@ def current_rounds() -> ReadRounds:
     """Those of this process. Raises NodeUnavailable where no way to a node is set up."""
     global _rounds
     proposer = propose.current_session().proposer
+    # Where tests have several hosts in one process (raftlog.testing.cluster), each confirms its own reads.
+    proposer = getattr(proposer, "of_this_thread", proposer)
     with _guard:
         if _rounds is None or _rounds.proposer is not proposer:
             _rounds = ReadRounds(proposer)

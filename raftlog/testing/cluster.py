@@ -32,6 +32,7 @@ from raftlog.replication.propose import limits, proposing_to
 from raftlog.replication.write_set import WriteSet
 from raftlog.runtime import clock
 from raftlog.runtime.ports import Outcome
+from raftlog.runtime.server import RaftServer
 from raftlog.testing.cluster_databases import NodeDatabases, make_folder
 from raftlog.testing.cluster_node import ClusterNode
 from raftlog.testing.contents import MAX_SHOWN, differences, read_contents
@@ -260,20 +261,27 @@ class ProposerHere:
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
+    @property
+    def of_this_thread(self) -> RaftServer:
+        return self._cluster.node_here().server
+
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
-        self._cluster.node_here().server.propose(payloads, timeout, done)
+        self.of_this_thread.propose(payloads, timeout, done)
+
+    def read(self, timeout: float, done: Callable[[int, str], None]) -> None:
+        self.of_this_thread.read(timeout, done)
 
     def take_turn(self, key: bytes, *, is_fence: bool, timeout: float) -> bool:
-        return self._cluster.node_here().server.take_turn(key, is_fence=is_fence, timeout=timeout)
+        return self.of_this_thread.take_turn(key, is_fence=is_fence, timeout=timeout)
 
     def renew_turn(self, key: bytes, *, is_fence: bool) -> None:
-        self._cluster.node_here().server.renew_turn(key, is_fence=is_fence)
+        self.of_this_thread.renew_turn(key, is_fence=is_fence)
 
     def release_turn(self, key: bytes) -> None:
-        self._cluster.node_here().server.release_turn(key)
+        self.of_this_thread.release_turn(key)
 
     def status(self) -> dict[str, Any]:
-        return self._cluster.node_here().server.status()
+        return self.of_this_thread.status()
 
 
 class LogHere:

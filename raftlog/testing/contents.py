@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raftlog.replication.shapes import quoted
+from raftlog.replication.shapes import is_replicated, quoted
 
-_IGNORED = ("sqlite_", "raftlog_")
 MAX_SHOWN = 20  # differences that a message names
 
 
@@ -45,7 +44,7 @@ def read_contents(path: Path | str) -> dict[str, Table]:
     try:
         connection.execute("BEGIN")
         names = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: _read(connection, name) for name in sorted(names) if not name.startswith(_IGNORED)}
+        return {name: _read(connection, name) for name in sorted(names) if is_replicated(name)}
     finally:
         connection.close()
 

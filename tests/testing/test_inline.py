@@ -93,6 +93,14 @@ def test_a_transaction_of_the_projects_own_is_refused_as_in_production(inline):
     assert inline.entries == []
 
 
+def test_reads_with_a_guarantee_have_nobody_to_ask(inline):
+    add_item.propose(name="tea")
+    with raftlog.linearizable():
+        assert Item.objects.get().name == "tea"
+    with transaction.atomic(), pytest.raises(raftlog.InsideTransaction), raftlog.linearizable():
+        pass
+
+
 def test_log_time_stands_still_until_the_test_travels(inline, new_command):
     seen = []
 
