@@ -61,6 +61,8 @@ class Gatherer:
     def flush(self, timeout: float | None) -> bool:
         with self._changed:
             goal = self._added
+            if self._settled >= goal:
+                return True
             self._hurry = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._settled >= goal, timeout)
@@ -78,11 +80,11 @@ class Gatherer:
         """What was gathered, after a while; nothing: the thread's end, seen by all at once."""
         with self._changed:
             if not self._waiting:
-                self._thread, self._hurry, self._settled = None, False, self._added
+                self._thread, self._settled = None, self._added
                 return {}
             self._changed.wait_for(lambda: self._hurry or not _main_lives(), self._interval)
             changes, self._waiting = self._waiting, {}
-            self._taken = self._added
+            self._taken, self._hurry = self._added, False
             return changes
 
     def _settle(self, changes: dict[str, int]) -> None:

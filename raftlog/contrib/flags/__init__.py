@@ -12,7 +12,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    **dict.fromkeys(("define", "Definition", "UnknownFlag", "definitions"), "definitions"),
+    **dict.fromkeys(("define", "Definition", "UnknownFlag", "definitions"), "declared"),
     **dict.fromkeys(("get", "enabled", "override", "on_change", "watch", "read_in_command"), "memory"),
     **dict.fromkeys(("set", "unset", "history"), "writing"),
 }

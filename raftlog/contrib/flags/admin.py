@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.utils.html import format_html_join
 
-from raftlog.contrib.flags import definitions, writing
+from raftlog.contrib.flags import declared, writing
 from raftlog.contrib.flags.models import Flag, FlagChange
 
 
@@ -27,7 +27,7 @@ class FlagForm(forms.ModelForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        known = definitions.definitions()
+        known = declared.definitions()
         self.fields["name"].choices = [(each.name, f"{each.name} ({each.kind}): {each.help}") for each in known]
         if self.instance.pk:
             value = self.instance.value
@@ -39,9 +39,9 @@ class FlagForm(forms.ModelForm):
         if "name" not in cleaned:
             return cleaned
         try:
-            found = definitions.definition(cleaned["name"])
+            found = declared.definition(cleaned["name"])
             cleaned["value"] = found.parse(cleaned.get("value") or "")
-        except (definitions.UnknownFlag, TypeError, ValueError) as error:
+        except (declared.UnknownFlag, TypeError, ValueError) as error:
             raise ValidationError(str(error)) from error
         percentage = cleaned.get("percentage")
         if percentage is not None and not (0 <= percentage <= 100 and cleaned["value"] is True):
@@ -58,11 +58,11 @@ class FlagAdmin(admin.ModelAdmin):
 
     @admin.display
     def default(self, flag: Flag) -> Any:
-        return next((each.default for each in definitions.definitions() if each.name == flag.pk), "not defined")
+        return next((each.default for each in declared.definitions() if each.name == flag.pk), "not defined")
 
     @admin.display
     def help(self, flag: Flag) -> str:
-        return next((each.help for each in definitions.definitions() if each.name == flag.pk), "")
+        return next((each.help for each in declared.definitions() if each.name == flag.pk), "")
 
     @admin.display(description="history")
     def changes(self, flag: Flag) -> str:

@@ -21,7 +21,7 @@ from django.db import connections, router
 from django.db.utils import Error as DatabaseError
 
 from raftlog import InsideTransaction, is_applying
-from raftlog.contrib.flags.definitions import Definition, definition, definitions
+from raftlog.contrib.flags.declared import Definition, definition, definitions
 from raftlog.contrib.flags.models import Flag
 
 logger = logging.getLogger("raftlog.flags")
@@ -101,6 +101,7 @@ class _Watch:
         self.guard = threading.RLock()
         self.thread: threading.Thread | None = None
         self.loaded = threading.Event()
+        self.pause = threading.Event()  # never set: what the thread waits at
         self.callbacks: dict[str, list[Callback]] = {}
         self.overridden: dict[str, list[Any]] = {}
         self.known: dict[str, Setting] = {}
@@ -177,11 +178,12 @@ def _start() -> None:
 
 
 def _look_again_and_again() -> None:
-    pause = threading.Event()
-    while True:
+    watch = _watch
+    while watch is _watch:  # another one begins in tests only
         look()
-        _watch.loaded.set()
-        pause.wait(INTERVAL)
+        watch.loaded.set()
+        watch.pause.wait(INTERVAL)
+    connections.close_all()
 
 
 def look() -> None:

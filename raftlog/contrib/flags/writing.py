@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from raftlog import InsideTransaction, is_applying
 from raftlog.contrib.flags import memory
-from raftlog.contrib.flags.definitions import definition
+from raftlog.contrib.flags.declared import definition
 from raftlog.contrib.flags.models import Flag, FlagChange
 
 LONGEST_BY = 150  # characters

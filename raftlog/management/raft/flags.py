@@ -58,7 +58,7 @@ exit codes:
 
 def _change(action: str, options: dict[str, Any]) -> None:
     from raftlog.contrib import flags
-    from raftlog.contrib.flags.definitions import definition
+    from raftlog.contrib.flags.declared import definition
 
     name, text, by = options["flag"], options["value"], options["by"] or _system_user()
     try:
@@ -83,7 +83,7 @@ def _system_user() -> str:
 
 
 def _show(output: Output, only: str = "") -> int:
-    from raftlog.contrib.flags.definitions import definitions
+    from raftlog.contrib.flags.declared import definitions
     from raftlog.contrib.flags.models import Flag
 
     set_flags = {row.name: row for row in Flag.objects.all()}

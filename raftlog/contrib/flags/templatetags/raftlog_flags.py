@@ -6,7 +6,7 @@ from typing import Any
 
 from django import template
 
-from raftlog.contrib.flags import definitions, memory
+from raftlog.contrib.flags import declared, memory
 
 register = template.Library()
 
@@ -14,6 +14,6 @@ register = template.Library()
 @register.simple_tag
 def flag(name: str, unit: Any = None) -> Any:
     """A flag's value; of a flag of type bool, whether it is on for `unit`. Raises UnknownFlag."""
-    if definitions.definition(name).kind == "bool":
+    if declared.definition(name).kind == "bool":
         return memory.enabled(name, unit)
     return memory.get(name)
