@@ -111,6 +111,8 @@ def main() -> None:
     threads = [threading.Thread(target=worker.run, args=(is_over,), name=worker.name) for worker in workers]
     for thread in threads:
         thread.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     sys.stdin.read()
     is_over.set()
     for thread in threads:

@@ -142,6 +142,10 @@ class Clients:
             process.stdin.flush()
             self._records.append(record)
             self._processes.append(process)
+        for process in self._processes:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise RuntimeError("a client process ended before it began")
 
     def end(self) -> tuple[list[Operation], int]:
         """What all of them saw, and how many calls were refused."""
