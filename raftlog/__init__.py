@@ -24,6 +24,8 @@ _PUBLIC = {
     "TransactionConflict": "raftlog.backends.exceptions",
     "TurnExpired": "raftlog.backends.exceptions",
     "UniqueConflict": "raftlog.backends.exceptions",
+    **dict.fromkeys(("alock", "asemaphore", "lock", "semaphore"), "raftlog.contrib.locks.api"),
+    "only_on_leader": "raftlog.contrib.leader.elections",
     **dict.fromkeys(
         (
             "ApplyStopped",
@@ -47,10 +49,19 @@ _PUBLIC = {
     ),
 }
 
-__all__ = ["__version__", *sorted(_PUBLIC)]  # noqa: PLE0604
+# Modules that are public under a shorter name.
+_MODULES = {
+    "clock": "raftlog.runtime.clock",
+    "leader": "raftlog.contrib.leader",
+    "locks": "raftlog.contrib.locks",
+}
+
+__all__ = ["__version__", *sorted([*_PUBLIC, *_MODULES])]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     raise AttributeError(f"module 'raftlog' has no attribute {name!r}")

@@ -1,0 +1,174 @@
+"""One attempt to get a lock, without waiting itself: what to propose, when to ask again, when to give up.
+
+A waiter stands in the queue in the log, and says every PATIENCE / 3 seconds that it is still there. Meanwhile it looks
+at the rows of the lock in its own host's database, which costs no entry, and asks again once they say that it is its
+turn, or once somebody before it must have expired.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import sys
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from raftlog import clock
+from raftlog.contrib.locks.exceptions import LockNotAcquired
+from raftlog.contrib.locks.fence import SURE, Fence
+from raftlog.contrib.locks.keeper import microseconds
+from raftlog.contrib.locks.models import NAME_LENGTH
+from raftlog.contrib.locks.tables import Row
+from raftlog.exceptions import NodeUnavailable, NoLeader, NotLeader, OutcomeUnknown, Overloaded
+
+PATIENCE: Final = 6.0  # seconds after which a waiter that says nothing is forgotten
+SHORTEST_LOOK, LONGEST_LOOK = 0.02, 0.05  # seconds between two looks at the rows
+SHORTEST_ASK: Final = 0.2  # seconds between two proposals that only a guess was the reason for
+SHORTEST_WAIT: Final = 0.5  # seconds for an answer, also of the last proposal before `wait` is over
+MIN_TTL, MAX_TTL = 1.0, 30 * 86_400.0  # seconds
+MAX_LIMIT: Final = 10_000
+
+# Worth another attempt while there is time. The rest (no such command on a voter, a node that differs) is told.
+RETRYABLE: Final = (NoLeader, NotLeader, NodeUnavailable, Overloaded, OutcomeUnknown)
+
+_random = random.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is asked for. Raises ValueError, TypeError for what cannot be."""
+
+    name: str
+    ttl: float = 30.0
+    wait: float | None = None
+    limit: int = 1
+    on_lost: Callable[[Fence], Any] | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not 0 < len(self.name) <= NAME_LENGTH or "\0" in self.name:
+            raise ValueError(f"the name of a lock is {self.name!r}; give it 1 to {NAME_LENGTH} characters, no NUL")
+        if not MIN_TTL <= self.ttl <= MAX_TTL:
+            raise ValueError(
+                f"ttl of the lock {self.name!r} is {self.ttl!r} s; {MIN_TTL:g} to {MAX_TTL:g} are possible"
+            )
+        if self.wait is not None and not 0 <= self.wait <= MAX_TTL:
+            raise ValueError(
+                f"wait of the lock {self.name!r} is {self.wait!r}; None: for ever, 0: not at all, else up to "
+                f"{MAX_TTL:g} s"
+            )
+        if not isinstance(self.limit, int) or not 1 <= self.limit <= MAX_LIMIT:
+            raise ValueError(f"limit of the semaphore {self.name!r} is {self.limit!r}; 1 to {MAX_LIMIT} are possible")
+
+
+class Attempt:
+    """Not thread-safe."""
+
+    def __init__(self, wanted: Wanted, owner: str = "") -> None:
+        self.wanted = wanted
+        self.owner = owner or uuid.uuid4().hex
+        now = clock.since_boot()
+        self._deadline = None if wanted.wait is None else now + wanted.wait
+        self._queues = wanted.wait is None or wanted.wait > 0
+        self._ask_at = now  # when to ask, whatever the rows say
+        self._asked_at = now
+        self._answer: dict[str, int] | None = None
+        self._answered_at = now
+        self._holders: list[Row] = []
+
+    # Asking
+
+    def arguments(self) -> dict[str, Any]:
+        return {
+            "name": self.wanted.name,
+            "owner": self.owner,
+            "ttl": microseconds(self.wanted.ttl),
+            "patience": microseconds(PATIENCE) if self._queues else 0,
+            "limit": self.wanted.limit,
+            "label": (self.wanted.label or default_label())[:NAME_LENGTH],
+        }
+
+    def timeout(self) -> float | None:
+        """Seconds for the answer; None: as every proposal. Later than the ttl it would be of no use."""
+        if not self._queues:
+            return None
+        longest = max(self.wanted.ttl * SURE, SHORTEST_WAIT)
+        if self._deadline is not None:
+            longest = min(longest, max(self._deadline - clock.since_boot(), SHORTEST_WAIT))
+        return longest
+
+    def answered(self, answer: dict[str, int], sent_at: float) -> Fence | None:
+        """The fence, where it is held now. Raises LockNotAcquired where time is over."""
+        self._asked_at = self._answered_at = clock.since_boot()
+        self._answer = answer
+        if answer["token"]:
+            fence = Fence(
+                name=self.wanted.name,
+                owner=self.owner,
+                token=answer["token"],
+                ttl=self.wanted.ttl,
+                sent_at=sent_at,
+                on_lost=self.wanted.on_lost,
+            )
+            if fence.is_valid:
+                return fence
+            self._ask_at = self._answered_at  # the answer took longer than the ttl: asked again, it is renewed
+        else:
+            self._ask_at = self._answered_at + PATIENCE / 3
+        self._give_up_if_over("")
+        return None
+
+    def failed(self, error: Exception) -> None:
+        """It could not be asked, or there was no answer. Raises LockNotAcquired where time is over."""
+        self._ask_at = self._asked_at = clock.since_boot()
+        self._ask_at += SHORTEST_ASK
+        if not self._queues:
+            raise error
+        self._give_up_if_over(f"; {error}", error)
+
+    # Waiting
+
+    def pause(self) -> float:
+        """Seconds until the next look."""
+        return _random.uniform(SHORTEST_LOOK, LONGEST_LOOK)
+
+    def should_ask(self, holders: list[Row], waiters: list[Row]) -> bool:
+        """Whether the rows, or the time that has passed, are a reason to ask again. Raises LockNotAcquired."""
+        self._holders = holders
+        self._give_up_if_over("")
+        now = clock.since_boot()
+        if now >= self._ask_at:
+            return True
+        if self._answer is None:
+            return False
+        if self._is_first(waiters) < self.wanted.limit - len(holders):
+            return True
+        # By a guess of the lock clock. It may be wrong (that clock stands still between two leaders).
+        elapsed = self._answer["elapsed"] + microseconds(now - self._answered_at)
+        alive = [row for row in holders if row.expires_at > elapsed]
+        before = [row for row in waiters if row.expires_at > elapsed or row.owner == self.owner]
+        guess = self._is_first(before) < self.wanted.limit - len(alive)
+        return guess and now - self._asked_at >= SHORTEST_ASK
+
+    def _is_first(self, waiters: list[Row]) -> int:
+        """How many are before it."""
+        owners = [row.owner for row in waiters]
+        return owners.index(self.owner) if self.owner in owners else len(owners)
+
+    def _give_up_if_over(self, why: str, error: Exception | None = None) -> None:
+        if self._deadline is None or clock.since_boot() < self._deadline:
+            return
+        held_by = ", ".join(row.label for row in self._holders)
+        who = f", held by {held_by}" if held_by else ""
+        raise LockNotAcquired(
+            f"the lock {self.wanted.name!r} could not be had within {self.wanted.wait:g} s{who}{why}"
+        ) from error
+
+
+def default_label() -> str:
+    """Who holds it, for people: the host, the program and the process."""
+    return f"{socket.gethostname()}: {Path(sys.argv[0]).name or 'python'} (pid {os.getpid()})"

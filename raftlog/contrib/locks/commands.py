@@ -1,0 +1,93 @@
+"""What happens to locks, in the log: acquire, renew, release. All that decides stands in the entry and in the tables.
+
+A lock is a semaphore of limit 1. Whoever asks for it is known by an `owner`, a random id for each attempt to hold
+it, so that asking twice is asking once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raftlog import command
+from raftlog.contrib.locks.exceptions import LockLost
+from raftlog.contrib.locks.models import Done, Holder, LockClock, Waiter
+
+KEPT_DONE = 100  # keys of `--once` that are remembered of each lock
+
+
+def tick(ctx: Any) -> int:
+    """Advance the lock clock to this entry, and forget who has expired. Returns its time, in microseconds."""
+    clock = LockClock.objects.filter(pk=1).first()
+    if clock is None:
+        clock = LockClock(pk=1, term=ctx.term, log_time=ctx.log_time, elapsed=0)
+    elif clock.term == ctx.term:
+        clock.elapsed += ctx.log_time - clock.log_time
+    clock.term, clock.log_time = ctx.term, ctx.log_time
+    clock.save()
+    for model in (Holder, Waiter):
+        model.objects.filter(expires_at__lte=clock.elapsed).delete()
+    return clock.elapsed
+
+
+@command(name="raftlog_locks.acquire")
+def acquire(
+    ctx: Any, *, name: str, owner: str, ttl: int, patience: int = 0, limit: int = 1, label: str = ""
+) -> dict[str, int]:
+    """Hold the lock for `ttl` microseconds, or wait in its queue for `patience` (0: don't).
+
+    Who holds it already goes on with the same token; who waits keeps the place. Returns the token (0: not held),
+    the lock clock, and how many wait before this owner.
+    """
+    now = tick(ctx)
+    held = Holder.objects.filter(owner=owner).first()
+    if held is not None:
+        held.expires_at = max(held.expires_at, now + ttl)
+        held.save(update_fields=["expires_at"])
+        return {"token": held.token, "elapsed": now, "ahead": 0}
+    waiting = list(Waiter.objects.filter(name=name).order_by("ticket").values_list("owner", flat=True))
+    ahead = waiting.index(owner) if owner in waiting else len(waiting)
+    if ahead < limit - Holder.objects.filter(name=name).count():
+        Waiter.objects.filter(owner=owner).delete()
+        Holder.objects.create(token=ctx.index, name=name, owner=owner, label=label, expires_at=now + ttl, since=ctx.now)
+        return {"token": ctx.index, "elapsed": now, "ahead": 0}
+    if owner in waiting:
+        Waiter.objects.filter(owner=owner).update(expires_at=now + patience)
+    elif patience:
+        Waiter.objects.create(
+            ticket=ctx.index, name=name, owner=owner, label=label, expires_at=now + patience, since=ctx.now
+        )
+    return {"token": 0, "elapsed": now, "ahead": ahead}
+
+
+@command(name="raftlog_locks.renew")
+def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
+    """Hold on for a ttl (microseconds) from now: {owner: ttl}. Returns those owners that still hold."""
+    now = tick(ctx)
+    return [
+        owner for owner, ttl in sorted(ttls.items()) if Holder.objects.filter(owner=owner).update(expires_at=now + ttl)
+    ]
+
+
+@command(name="raftlog_locks.release")
+def release(ctx: Any, *, owners: list[str]) -> int:
+    """Neither hold nor wait any more. Returns how many did."""
+    return sum(model.objects.filter(owner__in=owners).delete()[0] for model in (Holder, Waiter))
+
+
+@command(name="raftlog_locks.force_release")
+def force_release(ctx: Any, *, name: str, token: int = 0) -> int:
+    """Take a lock away from all its holders, or from the one with this token. Returns how many held it."""
+    held = Holder.objects.filter(name=name)
+    return (held.filter(token=token) if token else held).delete()[0]
+
+
+@command(name="raftlog_locks.complete", raises=[LockLost])
+def complete(ctx: Any, *, name: str, owner: str, key: str) -> None:
+    """Note that the step `key` is done, by the holder of the lock. Raises LockLost where it is not held any more."""
+    tick(ctx)
+    if not Holder.objects.filter(name=name, owner=owner).exists():
+        raise LockLost(f"{name!r} was lost before {key!r} could be noted as done")
+    if not Done.objects.filter(name=name, key=key).exists():
+        Done.objects.create(index=ctx.index, name=name, key=key, at=ctx.now)
+    kept = Done.objects.filter(name=name).order_by("-index").values_list("index", flat=True)[:KEPT_DONE]
+    Done.objects.filter(name=name, index__lt=min(kept)).delete()
