@@ -113,7 +113,8 @@ def take(wanted: Wanted, owner: str = "") -> Fence:
             try:
                 fence = attempt.answered(command.propose(**attempt.arguments()), sent_at)
             except RETRYABLE as error:
-                fence = attempt.failed(error)
+                fence = None
+                attempt.failed(error)
             if fence is not None:
                 keeper.keep(fence)
                 return fence
@@ -138,7 +139,8 @@ async def atake(wanted: Wanted) -> Fence:
             try:
                 fence = attempt.answered(await command.apropose(**attempt.arguments()), sent_at)
             except RETRYABLE as error:
-                fence = attempt.failed(error)
+                fence = None
+                attempt.failed(error)
             if fence is not None:
                 keeper.keep(fence)
                 return fence

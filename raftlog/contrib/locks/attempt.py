@@ -79,6 +79,7 @@ class Attempt:
         self._answer: dict[str, int] | None = None
         self._answered_at = now
         self._holders: list[Row] = []
+        self._failure: Exception | None = None  # of the last proposal
 
     # Asking
 
@@ -104,7 +105,7 @@ class Attempt:
     def answered(self, answer: dict[str, int], sent_at: float) -> Fence | None:
         """The fence, where it is held now. Raises LockNotAcquired where time is over."""
         self._asked_at = self._answered_at = clock.since_boot()
-        self._answer = answer
+        self._answer, self._failure = answer, None
         if answer["token"]:
             fence = Fence(
                 name=self.wanted.name,
@@ -119,7 +120,7 @@ class Attempt:
             self._ask_at = self._answered_at  # the answer took longer than the ttl: asked again, it is renewed
         else:
             self._ask_at = self._answered_at + PATIENCE / 3
-        self._give_up_if_over("")
+        self._give_up_if_over()
         return None
 
     def failed(self, error: Exception) -> None:
@@ -128,7 +129,8 @@ class Attempt:
         self._ask_at += SHORTEST_ASK
         if not self._queues:
             raise error
-        self._give_up_if_over(f"; {error}", error)
+        self._failure = error
+        self._give_up_if_over()
 
     # Waiting
 
@@ -139,34 +141,35 @@ class Attempt:
     def should_ask(self, holders: list[Row], waiters: list[Row]) -> bool:
         """Whether the rows, or the time that has passed, are a reason to ask again. Raises LockNotAcquired."""
         self._holders = holders
-        self._give_up_if_over("")
+        self._give_up_if_over()
         now = clock.since_boot()
         if now >= self._ask_at:
             return True
         if self._answer is None:
             return False
-        if self._is_first(waiters) < self.wanted.limit - len(holders):
+        if self._before(waiters) < self.wanted.limit - len(holders):
             return True
         # By a guess of the lock clock. It may be wrong (that clock stands still between two leaders).
         elapsed = self._answer["elapsed"] + microseconds(now - self._answered_at)
         alive = [row for row in holders if row.expires_at > elapsed]
         before = [row for row in waiters if row.expires_at > elapsed or row.owner == self.owner]
-        guess = self._is_first(before) < self.wanted.limit - len(alive)
+        guess = self._before(before) < self.wanted.limit - len(alive)
         return guess and now - self._asked_at >= SHORTEST_ASK
 
-    def _is_first(self, waiters: list[Row]) -> int:
+    def _before(self, waiters: list[Row]) -> int:
         """How many are before it."""
         owners = [row.owner for row in waiters]
         return owners.index(self.owner) if self.owner in owners else len(owners)
 
-    def _give_up_if_over(self, why: str, error: Exception | None = None) -> None:
+    def _give_up_if_over(self) -> None:
         if self._deadline is None or clock.since_boot() < self._deadline:
             return
         held_by = ", ".join(row.label for row in self._holders)
         who = f", held by {held_by}" if held_by else ""
+        why = f": {self._failure}" if self._failure else ""
         raise LockNotAcquired(
             f"the lock {self.wanted.name!r} could not be had within {self.wanted.wait:g} s{who}{why}"
-        ) from error
+        ) from self._failure
 
 
 def default_label() -> str:

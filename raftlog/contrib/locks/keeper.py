@@ -20,7 +20,7 @@ ANSWER_GRACE: Final = 1.0  # seconds that a proposal may take beyond its time li
 
 
 class Keeper:
-    """Thread-safe. Its thread runs while there is something to keep."""
+    """Thread-safe. Its thread starts with the first lock."""
 
     def __init__(self) -> None:
         self._start_over()
@@ -57,29 +57,20 @@ class Keeper:
         self._changed.notify_all()
 
     def _main(self) -> None:
-        problem = "the thread that renews locks has died"
+        """Until the process ends, or an error that is ours."""
         try:
-            while self._has_work():
+            while True:
                 self._notice_losses()
                 due = self._due()
                 if due:
                     self._renew(due)
                 self._release()
                 self._wait()
-            problem = ""
         finally:
-            if problem:
-                with self._changed:
-                    kept, self._kept, self._thread = self._kept, {}, None
-                for fence, _ in kept.values():
-                    fence.lost(problem)
-
-    def _has_work(self) -> bool:
-        with self._changed:
-            if self._kept or self._given_up:
-                return True
-            self._thread = None
-            return False
+            with self._changed:
+                kept, self._kept, self._thread = self._kept, {}, None
+            for fence, _ in kept.values():
+                fence.lost("the thread that renews locks has died")
 
     def _notice_losses(self) -> None:
         with self._changed:
@@ -155,8 +146,8 @@ class Keeper:
             moments += [max(at, self._retry_at) for _, at in self._kept.values()]
             if self._given_up:
                 moments.append(self._retry_at)
-            if moments and min(moments) > now:
-                self._changed.wait(min(moments) - now)
+            if not moments or min(moments) > now:
+                self._changed.wait(min(moments) - now if moments else None)
 
 
 def microseconds(seconds: float) -> int:

@@ -1,0 +1,311 @@
+"""The commands of locks against a model, by log time that runs at its own speed and jumps with a new leader."""
+
+import pytest
+from django.db import connection
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from raftlog.contrib.locks import commands
+from raftlog.contrib.locks.exceptions import LockLost
+from raftlog.contrib.locks.fence import SURE
+from raftlog.contrib.locks.models import Done, Holder, LockClock, Waiter
+from raftlog.replication.context import CommandContext
+from raftlog.runtime.log_clock import MAX_STEERING
+from tests.contrib.locks import MODELS, lock_tables
+
+SECOND = 1_000_000
+START = 1_700_000_000 * SECOND
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request, tmp_path, django_db_blocker):
+    with django_db_blocker.unblock(), lock_tables(request.param, tmp_path):
+        yield request.param
+
+
+@pytest.fixture
+def log(tmp_path, django_db_blocker):
+    with django_db_blocker.unblock(), lock_tables("sqlite", tmp_path):
+        yield Log()
+
+
+class Log:
+    """Runs commands as entries do: index, term and log time, which goes at the speed that the test says."""
+
+    def __init__(self):
+        self.index, self.term, self.time = 10, 1, START
+
+    def run(self, command, **arguments):
+        self.index += 1
+        return command(CommandContext(index=self.index, term=self.term, log_time=self.time), **arguments)
+
+    def wait(self, seconds):
+        self.time += int(seconds * SECOND)
+
+    def new_leader(self, jump=0.0):
+        self.term += 1
+        self.wait(jump)
+
+    def acquire(self, owner, ttl=10, patience=6, limit=1, name="x"):
+        return self.run(
+            commands.acquire,
+            name=name,
+            owner=owner,
+            ttl=int(ttl * SECOND),
+            patience=int(patience * SECOND),
+            limit=limit,
+        )
+
+    def renew(self, *owners, ttl=10):
+        return self.run(commands.renew, ttls=dict.fromkeys(owners, ttl * SECOND))
+
+    def release(self, *owners):
+        return self.run(commands.release, owners=list(owners))
+
+
+def test_a_free_lock_is_given_with_the_entrys_index_as_token(log):
+    assert log.acquire("a")["token"] == 11
+    assert log.acquire("b") == {"token": 0, "elapsed": 0, "ahead": 0}
+    assert log.acquire("c")["ahead"] == 1
+
+
+def test_asking_twice_is_asking_once(log):
+    first = log.acquire("a")["token"]
+    log.wait(9)
+    assert log.acquire("a")["token"] == first
+    log.wait(9)  # the second one renewed it
+    assert log.renew("a") == ["a"]
+
+
+def test_what_is_not_renewed_goes_to_the_first_that_waits(log):
+    log.acquire("a")
+    log.wait(5)
+    log.acquire("b", patience=60)
+    log.acquire("c", patience=60)
+    log.wait(4.9)
+    assert log.acquire("c")["token"] == 0
+    log.wait(0.1)
+    assert log.acquire("c", patience=60)["token"] == 0, "b is before it"
+    taken = log.acquire("b")
+    assert taken["token"] == log.index
+    assert log.renew("a") == [], "a has lost it for good"
+
+
+def test_who_waits_and_says_nothing_keeps_nobody_up(log):
+    log.acquire("a")
+    log.acquire("dead", patience=6)
+    log.wait(4)
+    log.acquire("b", patience=6)
+    log.release("a")
+    assert log.acquire("b")["token"] == 0
+    log.wait(2)
+    assert log.acquire("b")["token"] > 0
+
+
+def test_one_that_does_not_wait_does_not_push_in(log):
+    log.acquire("a")
+    log.acquire("b")
+    log.release("a")
+    assert log.acquire("hasty", patience=0)["token"] == 0
+    assert not Waiter.objects.filter(owner="hasty").exists()
+    assert log.acquire("b")["token"] > 0
+
+
+def test_a_new_leader_whose_clock_is_ahead_expires_nothing(log):
+    log.acquire("a")
+    log.wait(5)
+    log.renew("a")
+    log.new_leader(jump=3600)
+    assert log.acquire("b")["token"] == 0
+    log.wait(9)
+    assert log.acquire("b")["token"] == 0
+    log.wait(1)
+    assert log.acquire("b")["token"] > 0
+
+
+def test_a_semaphore_has_as_many_holders_as_its_limit(log):
+    assert [log.acquire(owner, limit=2)["token"] > 0 for owner in "abc"] == [True, True, False]
+    log.release("b")
+    assert log.acquire("c", limit=2)["token"] > 0
+    assert Holder.objects.count() == 2
+
+
+def test_locks_of_other_names_have_nothing_to_do_with_it(log):
+    assert log.acquire("a", name="x")["token"]
+    assert log.acquire("b", name="y")["token"]
+
+
+def test_an_operator_takes_a_lock_away(log):
+    token = log.acquire("a")["token"]
+    assert log.run(commands.force_release, name="x", token=token + 1) == 0
+    assert log.run(commands.force_release, name="x") == 1
+    assert log.renew("a") == []
+
+
+def test_only_the_holder_notes_a_step_as_done_and_the_newest_hundred_are_kept(log):
+    log.acquire("a", ttl=1000)
+    with pytest.raises(LockLost, match="'x' was lost before 'v1' could be noted"):
+        log.run(commands.complete, name="x", owner="b", key="v1")
+    for number in range(105):
+        log.run(commands.complete, name="x", owner="a", key=f"v{number}")
+        log.run(commands.complete, name="x", owner="a", key=f"v{number}")
+    assert sorted(Done.objects.values_list("key", flat=True)) == sorted(f"v{number}" for number in range(5, 105))
+
+
+def test_both_vendors_do_the_same(database):
+    log = Log()
+    answers = [log.acquire("a"), log.acquire("b"), log.acquire("c", patience=0), log.renew("a", "b", "c")]
+    log.wait(11)
+    answers += [log.renew("a"), log.acquire("d", limit=2), log.release("d", "a"), log.acquire("e")]
+    assert answers == [
+        {"token": 11, "elapsed": 0, "ahead": 0},
+        {"token": 0, "elapsed": 0, "ahead": 0},
+        {"token": 0, "elapsed": 0, "ahead": 1},
+        ["a"],
+        [],
+        {"token": 16, "elapsed": 11 * SECOND, "ahead": 0},
+        1,
+        {"token": 18, "elapsed": 11 * SECOND, "ahead": 0},
+    ]
+    log.run(commands.complete, name="x", owner="e", key="k")
+    assert Done.objects.count() == 1
+
+
+def test_the_margin_covers_the_fastest_that_log_time_can_run():
+    assert SURE * (1 + MAX_STEERING) < 0.95
+
+
+OWNERS = st.sampled_from("abcde")
+
+
+class LocksModel(RuleBasedStateMachine):
+    """A list of holders and a list of waiters, in Python; and what each holder believes by a clock of its own.
+
+    Real time and log time are two clocks: within a leadership the second is up to a tenth faster or slower, and
+    with a new leader it jumps. A holder counts from before it asked.
+    """
+
+    limit = 1
+
+    def __init__(self):
+        super().__init__()
+        for model in MODELS:
+            model.objects.all().delete()
+        self.log = Log()
+        self.real = 0.0  # seconds
+        self.now = 0  # the lock clock
+        self.seen = None  # (term, log time) of the last command that reads the clock
+        self.holders = {}  # owner -> (token, expires at)
+        self.waiters = []  # [owner, expires at]
+        self.beliefs = {}  # owner -> real time until which it is sure
+        self.newest = 0
+
+    @rule(seconds=st.floats(0, 6), speed=st.floats(1 - MAX_STEERING, 1 + MAX_STEERING))
+    def time_passes(self, seconds, speed):
+        self.real += seconds
+        self.log.wait(seconds * speed)
+
+    @rule(jump=st.floats(0, 100))
+    def another_leader(self, jump):
+        self.log.new_leader(jump)
+
+    def tick(self):
+        term, time = self.log.term, self.log.time
+        if self.seen and self.seen[0] == term:
+            self.now += time - self.seen[1]
+        self.seen = (term, time)
+        self.holders = {owner: held for owner, held in self.holders.items() if held[1] > self.now}
+        self.waiters = [waiter for waiter in self.waiters if waiter[1] > self.now]
+
+    @rule(owner=OWNERS, waits=st.booleans(), delay=st.floats(0, 2))
+    def acquire(self, owner, waits, delay):
+        """It is asked `delay` seconds before the entry is in the log."""
+        asked_at = self.real
+        self.time_passes(delay, 1.0)
+        self.tick()
+        place = next((at for at, waiter in enumerate(self.waiters) if waiter[0] == owner), len(self.waiters))
+        answer = self.log.acquire(owner, ttl=10, patience=6 if waits else 0, limit=self.limit)
+        if owner in self.holders:
+            expected = self.holders[owner][0]
+        elif place < self.limit - len(self.holders):
+            expected = self.log.index
+            assert expected > self.newest, "tokens grow"
+            self.newest = expected
+            self.waiters = [waiter for waiter in self.waiters if waiter[0] != owner]
+            if self.limit == 1:
+                others = [until for other, until in self.beliefs.items() if other != owner]
+                assert all(until <= self.real for until in others), "somebody else is still sure to hold it"
+        else:
+            expected = 0
+            kept = [waiter for waiter in self.waiters if waiter[0] == owner]
+            if kept:
+                kept[0][1] = self.now + 6 * SECOND * waits
+            elif waits:
+                self.waiters.append([owner, self.now + 6 * SECOND])
+        assert answer == {"token": expected, "elapsed": self.now, "ahead": 0 if expected else place}
+        if expected:
+            self.holders[owner] = (expected, self.now + 10 * SECOND)
+            self.beliefs[owner] = asked_at + 10 * SURE
+
+    @precondition(lambda self: self.holders)
+    @rule(owners=st.sets(OWNERS))
+    def renew(self, owners):
+        self.tick()
+        held = sorted(owners & set(self.holders))
+        assert self.log.renew(*owners) == held
+        for owner in held:
+            self.holders[owner] = (self.holders[owner][0], self.now + 10 * SECOND)
+            self.beliefs[owner] = max(self.real + 10 * SURE, self.beliefs.get(owner, 0.0))
+
+    @rule(owner=OWNERS)
+    def release(self, owner):
+        self.log.release(owner)
+        self.holders.pop(owner, None)
+        self.beliefs.pop(owner, None)
+        self.waiters = [waiter for waiter in self.waiters if waiter[0] != owner]
+
+    def teardown(self):
+        held = {row.owner: (row.token, row.expires_at) for row in Holder.objects.all()}
+        assert held == self.holders
+        waiting = [[row.owner, row.expires_at] for row in Waiter.objects.order_by("ticket")]
+        assert waiting == self.waiters
+
+
+class SemaphoresModel(LocksModel):
+    limit = 2
+
+
+QUICK = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+)
+
+
+@pytest.mark.parametrize("machine", [LocksModel, SemaphoresModel])
+def test_any_history_does_what_the_model_does_and_no_two_are_sure_to_hold(log, machine):
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA synchronous = OFF")
+    run_state_machine_as_test(machine, settings=QUICK)
+
+
+def test_the_model_finds_expiry_by_log_time_alone(log, monkeypatch):
+    """As it would be without the lock clock: a new leader whose wall clock is ahead makes locks expire early."""
+
+    def tick(ctx):
+        for model in (Holder, Waiter):
+            model.objects.filter(expires_at__lte=ctx.log_time - START).delete()
+        LockClock.objects.all().delete()
+        return ctx.log_time - START
+
+    class Believed(LocksModel):
+        def tick(self):
+            self.now = self.log.time - START
+            self.holders = {owner: held for owner, held in self.holders.items() if held[1] > self.now}
+            self.waiters = [waiter for waiter in self.waiters if waiter[1] > self.now]
+
+    monkeypatch.setattr(commands, "tick", tick)
+    history = Believed()
+    history.acquire(owner="a", waits=False, delay=0.0)
+    history.another_leader(jump=8.0)
+    with pytest.raises(AssertionError, match="somebody else is still sure to hold it"):
+        history.acquire(owner="b", waits=False, delay=2.0)
