@@ -22,11 +22,11 @@ class LiveNode(OneNode):
 
     @property
     def log_time(self) -> int:
-        return START + int((clock.since_boot() - self._began) * self.rate * 1e6)
+        return START + int((clock.boottime() - self._began) * self.rate * 1e6)
 
     @log_time.setter
     def log_time(self, value: int) -> None:
-        self._began = clock.since_boot()
+        self._began = clock.boottime()
 
 
 @contextlib.contextmanager

@@ -321,7 +321,7 @@ def test_a_fork_does_not_hold_what_its_parent_holds(node):
 
 def test_a_fence_counts_from_before_the_question_and_not_the_whole_ttl(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(clock, "since_boot", lambda: now[0])
+    monkeypatch.setattr(clock, "boottime", lambda: now[0])
     fence = Fence(name="x", owner="o", token=1, ttl=10, sent_at=98.0, on_lost=None)
     assert fence.remaining == pytest.approx(6.5)
     fence.renewed(99.0)

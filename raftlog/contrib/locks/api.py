@@ -108,7 +108,7 @@ def take(wanted: Wanted, owner: str = "") -> Fence:
     attempt = Attempt(wanted, owner)
     try:
         while True:
-            sent_at = clock.since_boot()
+            sent_at = clock.boottime()
             command = commands.acquire.with_options(timeout=attempt.timeout())
             try:
                 fence = attempt.answered(command.propose(**attempt.arguments()), sent_at)
@@ -134,7 +134,7 @@ async def atake(wanted: Wanted) -> Fence:
     attempt = Attempt(wanted)
     try:
         while True:
-            sent_at = clock.since_boot()
+            sent_at = clock.boottime()
             command = commands.acquire.with_options(timeout=attempt.timeout())
             try:
                 fence = attempt.answered(await command.apropose(**attempt.arguments()), sent_at)

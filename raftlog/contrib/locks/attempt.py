@@ -71,7 +71,7 @@ class Attempt:
     def __init__(self, wanted: Wanted, owner: str = "") -> None:
         self.wanted = wanted
         self.owner = owner or uuid.uuid4().hex
-        now = clock.since_boot()
+        now = clock.boottime()
         self._deadline = None if wanted.wait is None else now + wanted.wait
         self._queues = wanted.wait is None or wanted.wait > 0
         self._ask_at = now  # when to ask, whatever the rows say
@@ -99,12 +99,12 @@ class Attempt:
             return None
         longest = max(self.wanted.ttl * SURE, SHORTEST_WAIT)
         if self._deadline is not None:
-            longest = min(longest, max(self._deadline - clock.since_boot(), SHORTEST_WAIT))
+            longest = min(longest, max(self._deadline - clock.boottime(), SHORTEST_WAIT))
         return longest
 
     def answered(self, answer: dict[str, int], sent_at: float) -> Fence | None:
         """The fence, where it is held now. Raises LockNotAcquired where time is over."""
-        self._asked_at = self._answered_at = clock.since_boot()
+        self._asked_at = self._answered_at = clock.boottime()
         self._answer, self._failure = answer, None
         if answer["token"]:
             fence = Fence(
@@ -125,7 +125,7 @@ class Attempt:
 
     def failed(self, error: Exception) -> None:
         """It could not be asked, or there was no answer. Raises LockNotAcquired where time is over."""
-        self._ask_at = self._asked_at = clock.since_boot()
+        self._ask_at = self._asked_at = clock.boottime()
         self._ask_at += SHORTEST_ASK
         if not self._queues:
             raise error
@@ -142,7 +142,7 @@ class Attempt:
         """Whether the rows, or the time that has passed, are a reason to ask again. Raises LockNotAcquired."""
         self._holders = holders
         self._give_up_if_over()
-        now = clock.since_boot()
+        now = clock.boottime()
         if now >= self._ask_at:
             return True
         if self._answer is None:
@@ -162,7 +162,7 @@ class Attempt:
         return owners.index(self.owner) if self.owner in owners else len(owners)
 
     def _give_up_if_over(self) -> None:
-        if self._deadline is None or clock.since_boot() < self._deadline:
+        if self._deadline is None or clock.boottime() < self._deadline:
             return
         held_by = ", ".join(row.label for row in self._holders)
         who = f", held by {held_by}" if held_by else ""

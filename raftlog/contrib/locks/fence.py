@@ -31,7 +31,7 @@ class Fence:
         self.token = token
         self.ttl = ttl  # seconds
         self._guard = threading.Lock()
-        self._sure_until = sent_at + ttl * SURE  # by clock.since_boot()
+        self._sure_until = sent_at + ttl * SURE  # by clock.boottime()
         self._lost = ""  # why; once lost, it stays lost
         self._on_lost = on_lost
         self._pid = os.getpid()
@@ -91,7 +91,7 @@ class Fence:
         """_guard: held. Once lost it stays lost: a renewal that comes too late changes nothing."""
         if not self._lost and os.getpid() != self._pid:
             self._lost = f"process {self._pid} holds it, and this one is a fork of that"
-        left = self._sure_until - clock.since_boot()
+        left = self._sure_until - clock.boottime()
         if not self._lost and left <= 0:
             self._lost = "it was not renewed in time"
         return 0.0 if self._lost else left

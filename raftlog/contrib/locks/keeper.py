@@ -28,7 +28,7 @@ class Keeper:
     def _start_over(self) -> None:
         """Also in a forked child: what the parent holds is not ours."""
         self._changed = threading.Condition()
-        # All below: with _changed held. Owner -> the fence, and when it is to be renewed (clock.since_boot()).
+        # All below: with _changed held. Owner -> the fence, and when it is to be renewed (clock.boottime()).
         self._kept: dict[str, tuple[Fence, float]] = {}
         # Owner -> until when it is worth releasing; by then it has expired.
         self._given_up: dict[str, float] = {}
@@ -37,7 +37,7 @@ class Keeper:
 
     def keep(self, fence: Fence) -> None:
         with self._changed:
-            self._kept[fence.owner] = (fence, clock.since_boot() + fence.ttl / 3)
+            self._kept[fence.owner] = (fence, clock.boottime() + fence.ttl / 3)
             self._wake()
 
     def forget(self, fence: Fence) -> None:
@@ -47,7 +47,7 @@ class Keeper:
     def release_later(self, owner: str, seconds: float) -> None:
         """Release it as soon as that goes, for at most so many seconds."""
         with self._changed:
-            self._given_up[owner] = clock.since_boot() + seconds
+            self._given_up[owner] = clock.boottime() + seconds
             self._wake()
 
     def _wake(self) -> None:
@@ -89,7 +89,7 @@ class Keeper:
     def _due(self) -> dict[str, Fence]:
         """What is to be renewed; where one is, those that soon would be go with it."""
         with self._changed:
-            now = clock.since_boot()
+            now = clock.boottime()
             if now < self._retry_at or all(at > now for _, at in self._kept.values()):
                 return {}
             return {owner: fence for owner, (fence, at) in self._kept.items() if at <= now + fence.ttl / 10}
@@ -97,7 +97,7 @@ class Keeper:
     def _renew(self, due: dict[str, Fence]) -> None:
         from raftlog.contrib.locks.commands import renew
 
-        sent_at = clock.since_boot()
+        sent_at = clock.boottime()
         ttls = {owner: microseconds(fence.ttl) for owner, fence in due.items()}
         # In time to tell of a loss: an answer that does not come keeps this thread for the grace, too.
         left = min(fence.remaining for fence in due.values()) - ANSWER_GRACE
@@ -106,7 +106,7 @@ class Keeper:
         except RaftlogError as error:
             logger.info("locks could not be renewed, which is tried again: %s", error)
             with self._changed:
-                self._retry_at = clock.since_boot() + RETRY_INTERVAL
+                self._retry_at = clock.boottime() + RETRY_INTERVAL
             return
         for owner, fence in due.items():
             if owner in held:
@@ -121,7 +121,7 @@ class Keeper:
         from raftlog.contrib.locks.commands import release
 
         with self._changed:
-            now = clock.since_boot()
+            now = clock.boottime()
             self._given_up = {owner: until for owner, until in self._given_up.items() if until > now}
             owners = sorted(self._given_up)
             if not owners or now < self._retry_at:
@@ -130,7 +130,7 @@ class Keeper:
             self._propose(release, SHORTEST_WAIT if self._kept else LONGEST_WAIT, owners=owners)
         except RaftlogError:
             with self._changed:
-                self._retry_at = clock.since_boot() + RETRY_INTERVAL
+                self._retry_at = clock.boottime() + RETRY_INTERVAL
             return
         with self._changed:
             for owner in owners:
@@ -141,7 +141,7 @@ class Keeper:
 
     def _wait(self) -> None:
         with self._changed:
-            now = clock.since_boot()
+            now = clock.boottime()
             moments = [now + fence.remaining for fence, _ in self._kept.values()]
             moments += [max(at, self._retry_at) for _, at in self._kept.values()]
             if self._given_up:

@@ -5,6 +5,8 @@ Times are microseconds of the lock clock (`LockClock.elapsed`), which has no mea
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.db import models
 
 from raftlog.models import ReplicatedModel
@@ -20,9 +22,9 @@ class LockClock(ReplicatedModel):
     otherwise make every lock expire at once. So this clock is never more than a tenth faster than real time.
     """
 
-    term = models.BigIntegerField()
-    log_time = models.BigIntegerField()
-    elapsed = models.BigIntegerField(default=0)
+    term: models.BigIntegerField[int, int] = models.BigIntegerField()
+    log_time: models.BigIntegerField[int, int] = models.BigIntegerField()
+    elapsed: models.BigIntegerField[int, int] = models.BigIntegerField(default=0)
 
     def __str__(self) -> str:
         return f"{self.elapsed / 1e6:.1f} s"
@@ -31,12 +33,12 @@ class LockClock(ReplicatedModel):
 class Holder(ReplicatedModel):
     """A holder of a lock or semaphore. The token is the index of the entry by which it was given."""
 
-    token = models.BigIntegerField(primary_key=True)
-    name = models.CharField(max_length=NAME_LENGTH, db_index=True)
-    owner = models.CharField(max_length=OWNER_LENGTH, unique=True)
-    label = models.CharField(max_length=NAME_LENGTH)
-    expires_at = models.BigIntegerField(db_index=True)
-    since = models.DateTimeField()
+    token: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    name: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH, db_index=True)
+    owner: models.CharField[str, str] = models.CharField(max_length=OWNER_LENGTH, unique=True)
+    label: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
+    expires_at: models.BigIntegerField[int, int] = models.BigIntegerField(db_index=True)
+    since: models.DateTimeField[datetime, datetime] = models.DateTimeField()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.label}, token {self.token}"
@@ -45,12 +47,12 @@ class Holder(ReplicatedModel):
 class Waiter(ReplicatedModel):
     """Somebody in the queue of a lock. The ticket is the index of the entry by which it stepped in."""
 
-    ticket = models.BigIntegerField(primary_key=True)
-    name = models.CharField(max_length=NAME_LENGTH, db_index=True)
-    owner = models.CharField(max_length=OWNER_LENGTH, unique=True)
-    label = models.CharField(max_length=NAME_LENGTH)
-    expires_at = models.BigIntegerField(db_index=True)
-    since = models.DateTimeField()
+    ticket: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    name: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH, db_index=True)
+    owner: models.CharField[str, str] = models.CharField(max_length=OWNER_LENGTH, unique=True)
+    label: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
+    expires_at: models.BigIntegerField[int, int] = models.BigIntegerField(db_index=True)
+    since: models.DateTimeField[datetime, datetime] = models.DateTimeField()
 
     def __str__(self) -> str:
         return f"{self.name}: {self.label} waits, ticket {self.ticket}"
@@ -59,8 +61,8 @@ class Waiter(ReplicatedModel):
 class NewestToken(ReplicatedModel):
     """The newest fencing token that a protected resource has seen: `locks.guard()`."""
 
-    resource = models.CharField(max_length=NAME_LENGTH, primary_key=True)
-    token = models.BigIntegerField()
+    resource: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH, primary_key=True)
+    token: models.BigIntegerField[int, int] = models.BigIntegerField()
 
     def __str__(self) -> str:
         return f"{self.resource}: {self.token}"
@@ -69,10 +71,10 @@ class NewestToken(ReplicatedModel):
 class Done(ReplicatedModel):
     """A step that was done under a lock and must not be done again: `raft lock --once KEY`."""
 
-    index = models.BigIntegerField(primary_key=True)
-    name = models.CharField(max_length=NAME_LENGTH)
-    key = models.CharField(max_length=NAME_LENGTH)
-    at = models.DateTimeField()
+    index: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
+    name: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
+    key: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
+    at: models.DateTimeField[datetime, datetime] = models.DateTimeField()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["name", "key"], name="raftlog_locks_done_once")]
