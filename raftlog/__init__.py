@@ -14,6 +14,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "command": "raftlog.replication.registry",
     "outcome": "raftlog.backends.outcome",
+    **dict.fromkeys(
+        ("Change", "ChangedRow", "Progress", "Reset", "achanges", "changes", "follow_changes"),
+        "raftlog.feed",
+    ),
     "is_applying": "raftlog.replication.apply",
     "last_index": "raftlog.replication.written",
     "retry_on_conflict": "raftlog.backends.retry",
@@ -29,6 +33,7 @@ _PUBLIC = {
     **dict.fromkeys(
         (
             "ApplyStopped",
+            "ChangeFeedOff",
             "CommandFailed",
             "InsideTransaction",
             "InvalidArguments",

@@ -109,6 +109,8 @@ class Settings:
     # … and keeps the newest entries: so many bytes and so many entries at least, for followers that were briefly away.
     keep_log_bytes: int = 128 * MIB
     keep_log_entries: int = 100_000
+    # How many entries the change feed goes back, about; 0: there is none.
+    change_feed_entries: int = 100_000
     # "database", or "log" for benchmarks of the log alone (internal).
     state_machine: str = "database"
     # For wss addresses: PEM files; `tls_ca` verifies the certificates of the peers (None: the system's roots).
@@ -192,6 +194,7 @@ SIMPLE_OPTIONS = (
     Option("COMPACT_LOG_AGE", _NUMBER, 7 * 86_400, 1, 100 * 366 * 86_400, "seconds"),
     Option("KEEP_LOG_BYTES", int, 128 * MIB, 0, 1 << 50, "bytes"),
     Option("KEEP_LOG_ENTRIES", int, 100_000, 0, 1 << 50, "entries"),
+    Option("CHANGE_FEED_ENTRIES", int, 100_000, 0, 10_000_000, "entries"),
     Option("STATE_MACHINE", str, "database"),
     Option("TLS_CERTIFICATE", _PATH, None),
     Option("TLS_KEY", _PATH, None),

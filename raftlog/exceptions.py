@@ -211,6 +211,13 @@ class FrameRefused(TransportError):
         super().__init__(message)
 
 
+# Change feed
+
+
+class ChangeFeedOff(RaftlogError):
+    """This host keeps no change feed; the text says why and what to do."""
+
+
 # Apply
 
 

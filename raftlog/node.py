@@ -49,6 +49,7 @@ from raftlog.replication.position import check_position
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
 from raftlog.runtime.abilities import Abilities
+from raftlog.runtime.applied import AppliedWaiters
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
 from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
@@ -91,6 +92,7 @@ class Node:
     ) -> None:
         self.settings = settings
         self.service: RaftServer
+        self.applied = AppliedWaiters()
         self.identity: Identity
         # None: what is applied is kept nowhere.
         self.comparison: Comparison | None = None
@@ -275,7 +277,7 @@ class Node:
             peers=first_peers(settings, log),
             rng=rng,
             on_event=self._events.put,
-            on_applied=self._pin_cluster_id,
+            on_applied=self._on_applied,
         )
         self.describe = describer(service.state, storage.log)
         if self._keeps_backups:
@@ -373,11 +375,12 @@ class Node:
         except OSError as error:
             logger.warning("what the members can apply is not kept over a restart: %s", error)
 
-    def _pin_cluster_id(self, applied_index: int) -> None:
-        """Write the cluster's id into the folder once an entry that has this folder as a member is applied.
+    def _on_applied(self, applied_index: int) -> None:
+        """Tell who waits; and write the cluster's id into the folder once an entry that has it as a member is applied.
 
         Entries before that may be of another cluster, which this one was recovered or restored from.
         """
+        self.applied.applied(applied_index)
         metadata = self._storage.metadata
         if not metadata.cluster_id:
             raft = self.service.state.raft

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import signal
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from raftlog import signals
 from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
@@ -25,6 +27,7 @@ logger = logging.getLogger("raftlog.node")
 
 TAKE_OVER_TIMEOUT = 15.0  # seconds that `raft run` waits for a process that is the node for a moment
 TAKE_OVER_INTERVAL = 0.02
+MAX_APPLIED_WAIT = 60.0  # seconds for which a client's question is kept
 REMOVED = 3  # exit code of a node that was removed from its cluster
 
 _current: Node | None = None
@@ -44,6 +47,8 @@ def run_node(
     OSError where it cannot start.
     """
     global _current
+    from raftlog.feed.following import follow_changes  # which asks this module for the node
+
     # Slow to import: done before peers can hear from this node, which then soon listens for their answers.
     importlib.import_module("daphne.server")
     node = Node(settings, keeps_backups=settings.state_machine == "database")
@@ -68,7 +73,10 @@ def run_node(
             **inspection_requests(node.service),
             **node.requests(),
         },
-        deferred_requests={"read_index": lambda arguments, done: _read_index(node, arguments, done)},
+        deferred_requests={
+            "read_index": lambda arguments, done: _read_index(node, arguments, done),
+            "applied_after": lambda arguments, done: _applied_after(node, arguments, done),
+        },
         bound_requests={"take_turn": turns.take, "renew_turn": turns.renew, "release_turn": turns.release},
         client_gone=turns.gone,
     )
@@ -80,6 +88,7 @@ def run_node(
         tls=tls,
         on_listening=lambda addresses: on_ready() if on_ready else None,
     )
+    follower = follow_changes() if signals.rows_changed.has_listeners() else None
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -93,6 +102,8 @@ def run_node(
         stopping.set()
         stopped.wait(STOP_TIMEOUT + 1)
         application.inbound.close()
+        if follower is not None:
+            follower.stop()
         _current = None
     if node.failed.is_set():
         logger.critical("the node has stopped: %s", node.failure)
@@ -153,6 +164,25 @@ def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event
 def _read_index(node: Node, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
     timeout = float(arguments.get("timeout", 5.0))
     node.service.read(timeout, lambda index, reason: done({"index": index, "reason": reason}))
+
+
+def _applied_after(node: Node, arguments: dict[str, Any], done: Callable[[Any], None]) -> None:
+    """Answer what is applied, once it is more than `index`, or after `timeout` seconds. In the event loop's thread."""
+    loop = asyncio.get_running_loop()
+
+    def reached(index: int) -> None:
+        loop.call_soon_threadsafe(end, index)
+
+    def end(index: int) -> None:
+        timer.cancel()
+        done(index)
+
+    def give_up() -> None:
+        if take_back():
+            done(node.applied.index)
+
+    timer = loop.call_later(min(float(arguments["timeout"]), MAX_APPLIED_WAIT), give_up)
+    take_back = node.applied.add(int(arguments["index"]), reached)
 
 
 def current_node() -> Node | None:

@@ -11,6 +11,13 @@
     the node whose database differs from the majority's.
 `damage_found`: sender the Node; `finding` (raftlog.storage.verify.Finding: path, offset, what, entries). Sent by the
     scrubber's thread, once for each place of this node's folder that is not as it was written.
+`rows_changed`: sender the model, None where the project has none of the table; `table` (str), `model`, `operation`
+    ("insert", "update", "delete", "table", "schema"; see raftlog.ChangedRow), `keys` (list of primary keys), `columns`
+    (tuple of str: those that an update changed), `index` (int), `command` (str, "" for a transaction), `from_here`
+    (bool: this process has run what made the change, so it has had Django's own signals). Sent in the node's process,
+    and where raftlog.follow_changes() was called, by the follower's thread, after the commit, in the order of the log.
+`changes_reset`: sender None; `index` (int). What was changed before this index was not, or not all, told: what was made
+    of it must be made anew. Sent by the follower's thread.
 """
 
 from __future__ import annotations
@@ -22,3 +29,5 @@ membership_changed = Signal()
 entry_applied = Signal()
 divergence_found = Signal()
 damage_found = Signal()
+rows_changed = Signal()
+changes_reset = Signal()

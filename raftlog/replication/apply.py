@@ -22,6 +22,7 @@ from typing import Any, Final
 from django.db import IntegrityError, connections
 from django.db.utils import Error as DjangoDatabaseError
 
+from raftlog.conf import load_settings
 from raftlog.consensus.configuration import decode_configuration
 from raftlog.consensus.entries import (
     COMMAND,
@@ -45,6 +46,7 @@ from raftlog.exceptions import (
 from raftlog.replication import codec, images
 from raftlog.replication.after_commit import after_commit
 from raftlog.replication.certify import VerdictKind, encode_verdict
+from raftlog.replication.changes import FeedWriter
 from raftlog.replication.context import CommandContext, applying, is_applying
 from raftlog.replication.database import ApplyConnection
 from raftlog.replication.failures import is_infrastructure
@@ -54,14 +56,7 @@ from raftlog.replication.registry import Command, Registry, registry
 from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries, find_command
 from raftlog.replication.running_hash import History
 from raftlog.replication.sessions import Result, Sessions
-from raftlog.replication.tables import (
-    Applied,
-    ensure_tables,
-    read_applied,
-    read_diverged,
-    write_applied,
-    write_diverged,
-)
+from raftlog.replication.tables import Applied, ensure_tables, read_applied, read_diverged, write_diverged
 from raftlog.replication.watch import Held, Watch
 from raftlog.runtime.ports import APPLIED, FAILED, Outcome
 
@@ -105,6 +100,7 @@ class DatabaseStateMachine:
         # A run whose commit began and of which no answer has come: the database knows.
         self._committing: Run | None = None
         self._guarded_left = 0
+        self.feed = FeedWriter(load_settings().change_feed_entries)
         self._applied, diverged = self._load()
         # What this thread and the one that compares nodes tell each other.
         self.watch = Watch(History(self._applied.index, self._applied.fingerprint), diverged)
@@ -118,6 +114,7 @@ class DatabaseStateMachine:
         with applying_the_log():
             ensure_tables(self.alias)
             applied, diverged = read_applied(connection), read_diverged(connection)
+            self.feed.begin(connection, applied.index)
             with connection.cursor() as cursor:
                 self.sessions.load(cursor)
         if not was_open:
@@ -255,9 +252,8 @@ class DatabaseStateMachine:
                 if mode is not Mode.ALONE:
                     database.before_commit()
                 with database.connection.cursor() as cursor:
-                    run.stage.write(cursor)
-                    write_applied(cursor, run.before, run.applied)
-                database.moved_to(run.applied.index)
+                    changes = run.write(cursor, self.feed)
+                database.moved_to(run.applied.index, changes)
                 run.hooks = database.take_hooks()
                 self._committing = run
         except Suspect:
@@ -294,6 +290,8 @@ class DatabaseStateMachine:
                     run.stage.undo_admit()
                     raise
                 run.fold(entry, result, database.take_differences())
+                if groups := database.take_changes():
+                    run.changed(entry, header, groups)
                 run.stage.record(header, result)
             run.outcomes.append(Outcome(entry.payload[KEY], *result))
         elif kind == OPEN_SESSION:
@@ -322,6 +320,7 @@ class DatabaseStateMachine:
                 text = f"entry {entry.index} is of cluster {cluster_id}, the database of cluster {known}"
                 raise Cut(ApplyStopped(text))
             database.void_reserved_keys(entry.index)
+            run.feed_begins(entry.index)
         run.applied = run.applied._replace(cluster_id=cluster_id)
 
     # One transaction
@@ -442,7 +441,7 @@ class DatabaseStateMachine:
     def _open(self) -> ApplyConnection | Run:
         """The apply connection, opened where it is not; or the run whose commit, as it turns out, had gone through."""
         if self._database is None:
-            self._database = ApplyConnection(self.alias)
+            self._database = ApplyConnection(self.alias, gathers_changes=self.feed.bound > 0)
         if self._database.is_open:
             return self._database
         applied = self._database.open()
@@ -462,9 +461,9 @@ class DatabaseStateMachine:
     def reopen(self) -> None:
         """After DatabaseReplaced: go on from what is there now, a new one if need be. Raises ApplyStopped."""
         delay = FIRST_RETRY
-        self._database = self._database or ApplyConnection(self.alias)
         while True:
-            self._database.close()
+            if self._database is not None:
+                self._database.close()
             try:
                 return self._start_over()
             except DjangoDatabaseError as error:

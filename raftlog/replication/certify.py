@@ -289,3 +289,15 @@ class ForeignKeyCheck:
         where = " AND ".join(f"{quoted(column)} = ?" for column in columns)
         sql = f"SELECT 1 FROM main.{quoted(table)} WHERE {where} LIMIT 1"
         return bool(self._cursor.execute(sql, values).fetchall())
+
+
+def tables_met(schema: Schema, tables: Iterable[str]) -> set[str]:
+    """These tables, those that they refer to, and those that refer to them, in lower case."""
+    written = {name.lower() for name in tables}
+    met = set(written)
+    for name in schema.table_names():
+        for key in schema.referring_to(name):
+            both = {key.table.lower(), key.parent.lower()}
+            if written & both:
+                met |= both
+    return met

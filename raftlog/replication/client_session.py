@@ -8,6 +8,7 @@ unacknowledged, so that its result can be asked for, until it is one of too many
 from __future__ import annotations
 
 import heapq
+import os
 import threading
 import uuid
 from collections import OrderedDict
@@ -22,6 +23,16 @@ from raftlog.runtime.ports import APPLIED, UNKNOWN, Outcome, Proposer
 
 MAX_WINDOW: Final = 32_768  # sequences between the lowest without an answer and the next; below sessions.MAX_RESULTS
 MAX_LATE: Final = 1_024  # answers kept that came after their caller had given up
+
+
+# Sessions that this process has opened: about one a process.
+_own_sessions: set[bytes] = set()
+os.register_at_fork(after_in_child=_own_sessions.clear)
+
+
+def is_own_session(session_id: bytes) -> bool:
+    """Whether a session is, or was, one of this process."""
+    return session_id in _own_sessions
 
 
 class Answers:
@@ -97,6 +108,7 @@ class ClientSession:
     def __init__(self, proposer: Proposer) -> None:
         self.proposer = proposer
         self.session_id = uuid.uuid4().bytes
+        _own_sessions.add(self.session_id)
         self._lock = threading.Lock()
         self._next_sequence = 1
         # Proposals whose callers wait, in the order of their sequences. Changes: submit(), _done(), give_up().

@@ -13,6 +13,7 @@ from django.db.utils import Error as DjangoDatabaseError
 from raftlog.consensus.entries import HEADER_BYTES, WRITE_SET_KINDS
 from raftlog.exceptions import ApplyStopped, DatabaseReplaced, InvalidEntry
 from raftlog.replication.certify import Unexplained, Verdict
+from raftlog.replication.changes import Group
 from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import Guard, Suspect, make_guard
 from raftlog.replication.tables import Applied, has_tables, read_applied
@@ -36,7 +37,9 @@ class TransactionPort(Protocol):
 
     def record(self, index: int) -> None: ...
 
-    def set_applied(self, index: int) -> None: ...
+    def set_applied(self, index: int, changes: bytes = b"") -> None:
+        """The last thing in a transaction. `changes`: its row of the change feed; b"": it has none."""
+        ...
 
     def void_reserved_keys(self, index: int) -> None:
         """Entry `index` begins another cluster: no process may use keys that it reserved before."""
@@ -47,6 +50,14 @@ class TransactionPort(Protocol):
 
         b"" where that was asked before, or where the entry changed nothing.
         """
+        ...
+
+    def gather_changes(self) -> None:
+        """From now on take_changes() has something to give."""
+        ...
+
+    def take_changes(self) -> list[Group]:
+        """What the entry applied or recorded last changed, for the change feed; [] where that was asked before."""
         ...
 
     def unexplained(self) -> Unexplained | None:
@@ -62,8 +73,9 @@ class TransactionPort(Protocol):
 class ApplyConnection:
     """`connections[alias]` of the thread that made it: Django's connections belong to threads."""
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, *, gathers_changes: bool = False) -> None:
         self.alias = alias
+        self._gathers_changes = gathers_changes
         self.connection: BaseDatabaseWrapper = connections[alias]
         self.guard: Guard = make_guard(self.connection)
         self.driver_error: type[Exception] = self.connection.Database.Error  # type: ignore[attr-defined]
@@ -81,6 +93,8 @@ class ApplyConnection:
         self.close()
         apply_port = getattr(self.connection, "apply_port", None)
         self.transactions = apply_port() if apply_port else None
+        if self.transactions is not None and self._gathers_changes:
+            self.transactions.gather_changes()
         self.connection.ensure_connection()
         if self.connection.vendor == "sqlite":
             # Take the write lock at BEGIN: waiting for it later, under a read lock, can fail at once.
@@ -165,6 +179,9 @@ class ApplyConnection:
     def take_differences(self) -> bytes:
         return self.transactions.take_differences() if self.transactions is not None else b""
 
+    def take_changes(self) -> list[Group]:
+        return self.transactions.take_changes() if self.transactions is not None else []
+
     def unexplained(self) -> Unexplained | None:
         return self.transactions.unexplained() if self.transactions is not None else None
 
@@ -175,10 +192,10 @@ class ApplyConnection:
         with self.connection.wrap_database_errors:
             return self.transactions.was_changed_elsewhere()
 
-    def moved_to(self, index: int) -> None:
+    def moved_to(self, index: int, changes: bytes) -> None:
         if self.transactions is not None:
             with self.connection.wrap_database_errors:
-                self.transactions.set_applied(index)
+                self.transactions.set_applied(index, changes)
 
     def before_commit(self) -> None:
         with self.connection.wrap_database_errors:

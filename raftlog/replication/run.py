@@ -8,15 +8,16 @@ from typing import Any
 
 import msgspec
 
-from raftlog.consensus.entries import HEADER_BYTES, EntryBatch
+from raftlog.consensus.entries import COMMAND, HEADER_BYTES, ClientHeader, EntryBatch
 from raftlog.exceptions import ApplyStopped, UnknownEntry
 from raftlog.replication import codec, running_hash
+from raftlog.replication.changes import EntryChanges, FeedWriter, Group
 from raftlog.replication.context import CommandContext
 from raftlog.replication.fingerprint import EMPTY
 from raftlog.replication.registry import Command, Registry
 from raftlog.replication.running_hash import Link
 from raftlog.replication.sessions import Result, Sessions, Stage
-from raftlog.replication.tables import Applied
+from raftlog.replication.tables import Applied, write_applied
 from raftlog.runtime.ports import Outcome
 
 
@@ -68,6 +69,31 @@ class Run:
         # The running hash as far as this transaction has come, and what its entries did to it.
         self.value = applied.fingerprint
         self.links: list[Link] = []
+        # What its entries changed, for the change feed.
+        self.changes: list[EntryChanges] = []
+        # The feed begins anew after this entry; 0: it goes on.
+        self._feed_begins_after = 0
+
+    def feed_begins(self, index: int) -> None:
+        """Entry `index` begins another cluster: what was fed before does not lead to what comes."""
+        self._feed_begins_after = index
+        self.changes.clear()
+
+    def write(self, cursor: Any, feed: FeedWriter) -> bytes:
+        """What goes with the changes of the entries, in their transaction; what is left to write for the feed.
+
+        Raises as write_applied().
+        """
+        self.stage.write(cursor)
+        write_applied(cursor, self.before, self.applied)
+        if self._feed_begins_after:
+            feed.start_anew(cursor, self._feed_begins_after)
+        return feed.take(cursor, self.applied.index, self.changes)
+
+    def changed(self, entry: Entry, header: ClientHeader, groups: list[Group]) -> None:
+        """What `entry` changed, for the change feed."""
+        command = self.done[-1][0].command if header.kind == COMMAND else ""
+        self.changes.append(EntryChanges(entry.index, header.session, command, groups))
 
     def fold(self, entry: Entry, result: Result, differences: bytes) -> None:
         """The running hash takes in what `entry` did."""

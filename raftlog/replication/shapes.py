@@ -26,6 +26,7 @@ from raftlog.replication.slots import first_slot
 OWN_TABLES: Final = (
     *("raftlog_appliedindex", "raftlog_clientsession", "raftlog_sessionresult"),
     *("raftlog_positions", "raftlog_tables", "raftlog_slots", "raftlog_counters"),
+    *("raftlog_change", "raftlog_changefeed"),
 )
 OWN_TABLES_SQL: Final = ", ".join(f"'{name}'" for name in OWN_TABLES)
 # Of the triggers that raftlog makes for itself.

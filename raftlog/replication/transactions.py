@@ -31,13 +31,16 @@ from raftlog.replication.certify import (
     Verdict,
     VerdictKind,
     check_unchanged_since,
+    tables_met,
 )
+from raftlog.replication.changes import Gatherer, Group
 from raftlog.replication.ddl import rewritten_tables
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number, scan, scan_table
 from raftlog.replication.running_hash import encode_differences
 from raftlog.replication.shapes import Schema, TableShape, quoted
 from raftlog.replication.slots import slots_of
 from raftlog.replication.write_set import (
+    DELETE,
     FORMAT,
     HASH_BYTES,
     INSERT,
@@ -75,6 +78,9 @@ class TransactionApplier:
         # Of the entry applied or recorded last: TransactionPort.take_differences(), unexplained().
         self.differences = b""
         self.unexplained: Unexplained | None = None
+        # Whether what entries change is gathered for the change feed, and what the last one changed.
+        self.gathers_changes = False
+        self.changes: list[Group] = []
 
     @property
     def applied_index(self) -> int:
@@ -91,7 +97,7 @@ class TransactionApplier:
         """
         write_set = decode_write_set(body) if isinstance(body, bytes) else body
         self.schema.refresh()
-        self.differences, self.unexplained = b"", None
+        self.differences, self.unexplained, self.changes = b"", None, []
         entry = TransactionEntry(self, index, write_set)
         self._cursor.execute("SAVEPOINT raftlog_entry")
         try:
@@ -110,7 +116,7 @@ class TransactionApplier:
                 self._undo()
             raise
         self._cursor.execute("RELEASE raftlog_entry")
-        self.differences = entry.encoded_differences()
+        self.differences, self.changes = entry.encoded_differences(), entry.changes.finish(entry.counted)
         return verdict
 
     def _undo(self) -> None:
@@ -160,7 +166,7 @@ class TransactionApplier:
         if has_statements:
             self.schema.refresh()
             entry.record_schema({}, {})
-        self.differences = entry.encoded_differences()
+        self.differences, self.changes = entry.encoded_differences(), entry.changes.finish(entry.counted)
 
     def in_transaction(self, index: int, apply: Callable[[], Verdict]) -> Verdict:
         self._cursor.execute("BEGIN IMMEDIATE")
@@ -198,6 +204,7 @@ class TransactionEntry:
         # table -> its fingerprint, where its rows were counted anew
         self.counted: dict[str, bytes] = {}
         self.is_certified = False
+        self.changes = Gatherer(is_on=applier.gathers_changes)
 
     def reference_check(self, applier: TransactionApplier) -> ForeignKeyCheck:
         return ForeignKeyCheck(applier.connection, applier.schema)
@@ -290,8 +297,9 @@ class TransactionEntry:
         else:
             self.cursor.executemany(shape.insert(), rows)
         keys = self.written.setdefault(name, set())
-        key_of = shape.key_of
-        keys.update(key_of(image) for image in rows)
+        written = [shape.key_of(image) for image in rows]
+        keys.update(written)
+        self.changes.add(INSERT, shape, written)
         self.values.add(shape, rows)
         self._fold(name, sum(map(row_number, rows)))
         if shape.foreign_keys and self.checks_references:
@@ -318,6 +326,7 @@ class TransactionEntry:
                 new[position] = value
             keys.add(shape.key_of(new))
             images += (old, new)
+            self.changes.update(shape, old, new, changed)
             difference += row_number(new) - row_number(old)
             if refers:
                 self.references.removed(shape, old, changed)
@@ -347,6 +356,7 @@ class TransactionEntry:
                 self.references.removed(shape, old)
         self.cursor.executemany(shape.delete_by_key(), doomed)
         keys.update(map(tuple[Any, ...], doomed))
+        self.changes.add(DELETE, shape, [tuple(key) for key in doomed])
         self.values.add(shape, images)
         self._fold(name, difference)
 
@@ -409,6 +419,7 @@ class TransactionEntry:
     def captured(self, shape: TableShape, operation: int, values: tuple[Any, ...]) -> None:
         """A row that was changed by other means than a step."""
         keys = self.written.setdefault(shape.name, set())
+        self.changes.captured(shape, operation, values)
         if operation == UPDATE:
             width = len(shape.columns)
             old, new = values[:width], values[width:]
@@ -477,20 +488,9 @@ class TransactionEntry:
             return None
         if row is None:  # a row that is not as it should be was certified by its own mark
             marks = {name.lower(): found for name, found in self.marks.tables().items()}
-            for name in self._tables_met():
+            for name in tables_met(self.schema, (name for name, _ in self.write_set.tables)):
                 found = marks.get(name, NO_MARKS)
                 if max(found.changed, found.schema_changed) > base:
                     return None
         table = row[0] if row else ", ".join(sorted(name for name, _ in self.write_set.tables))
         return Unexplained(table, row[1] if row else None, reason)
-
-    def _tables_met(self) -> set[str]:
-        """Tables that it writes, refers to, or that refer to it, in lower case."""
-        written = {name.lower() for name, _ in self.write_set.tables}
-        met = set(written)
-        for name in self.schema.table_names():
-            for key in self.schema.referring_to(name):
-                both = {key.table.lower(), key.parent.lower()}
-                if written & both:
-                    met |= both
-        return met

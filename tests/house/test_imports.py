@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
-    {"node", "node_process", "host"},
+    {"node", "node_process", "host", "feed"},
     {"comparison", "digests", "disaster", "snapshots"},
     {"models"},
     {"replication", "transport"},

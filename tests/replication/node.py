@@ -84,12 +84,29 @@ class OneNode:
         self._work.put(reached)
         assert reached.wait(10)
 
+    def call(self, function):
+        """Run it in the thread that applies, and return what it returns."""
+        answer: queue.Queue = queue.Queue()
+        self._work.put(lambda: answer.put(function()))
+        return answer.get(timeout=20)
+
+    def restart(self) -> None:
+        """As if the node's process ended and was started again."""
+
+        def again():
+            self.machine.close()
+            self.machine = DatabaseStateMachine("default")
+
+        self.call(again)
+
     def _main(self) -> None:
         try:
             self.machine.apply(batch([configuration()], 1))
             for work in iter(self._work.get, None):
                 if isinstance(work, threading.Event):
                     work.set()
+                elif callable(work):
+                    work()
                 else:
                     self._serve(*work)
         finally:

@@ -11,6 +11,7 @@ from raftlog.consensus.entries import NO_OP_PAYLOAD, TRANSACTION, client_payload
 from raftlog.exceptions import ApplyStopped, NodeCannotApply
 from raftlog.replication import apply as apply_module
 from raftlog.replication import foreign_keys
+from raftlog.replication import run as run_module
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.registry import Command, Registry
 from raftlog.runtime.ports import APPLIED, FAILED
@@ -280,7 +281,7 @@ def test_an_infrastructure_failure_is_retried_and_changes_nothing(database, monk
     log.add(commands.add_item, name="nail", stock=9)
     log.add(commands.take, name="nail", quantity=1)
     seen = []
-    monkeypatch.setattr(apply_module, "write_applied", Failing(apply_module.write_applied, unavailable(), times=3))
+    monkeypatch.setattr(run_module, "write_applied", Failing(run_module.write_applied, unavailable(), times=3))
     monkeypatch.setattr(
         machine._stopping, "wait", lambda delay: seen.append((machine.healthy, machine.last_error, dump()))
     )
@@ -366,7 +367,7 @@ def test_a_locked_database_is_waited_for(sqlite, monkeypatch):
 
 
 def test_stop_ends_the_waiting(sqlite, monkeypatch):
-    monkeypatch.setattr(apply_module, "write_applied", Failing(apply_module.write_applied, unavailable(), times=10**9))
+    monkeypatch.setattr(run_module, "write_applied", Failing(run_module.write_applied, unavailable(), times=10**9))
     machine = DatabaseStateMachine("default")
     raised = []
 

@@ -20,11 +20,13 @@ from raftlog.backends.postgresql.marks import LastChanged
 from raftlog.backends.postgresql.setup import CANONICAL, make_tables
 from raftlog.backends.postgresql.shapes import Schema, Table
 from raftlog.replication.certify import ForeignKeyCheck, Refused, TableMarks, Unexplained, Verdict, VerdictKind
+from raftlog.replication.changes import Group
 from raftlog.replication.ddl import rewritten_tables
 from raftlog.replication.fingerprint import EMPTY, MODULUS, row_number
 from raftlog.replication.shapes import ForeignKey, TableShape, quoted
 from raftlog.replication.transactions import TransactionEntry
 from raftlog.replication.write_set import (
+    DELETE,
     FORMAT,
     HASH_BYTES,
     INSERT,
@@ -68,6 +70,9 @@ class TransactionApplier:
         # Of the entry applied or recorded last: TransactionPort.take_differences(), unexplained().
         self.differences = b""
         self.unexplained: Unexplained | None = None
+        # Whether what entries change is gathered for the change feed, and what the last one changed.
+        self.gathers_changes = False
+        self.changes: list[Group] = []
         self._sequences: dict[str, int] = {}  # to be moved at least so far
 
     @property
@@ -121,7 +126,7 @@ class TransactionApplier:
         self.enter()
         self.schema.refresh_to(self.marks.positions().last_schema)
         saved = self.marks.savepoint()
-        self.differences, self.unexplained = b"", None
+        self.differences, self.unexplained, self.changes = b"", None, []
         entry = _Entry(self, index, write_set)
         self.cursor.execute("SAVEPOINT raftlog_entry")
         try:
@@ -136,7 +141,7 @@ class TransactionApplier:
             self.unexplained = entry.unexplained(verdict.reason, None)
             return verdict
         self.cursor.execute("RELEASE raftlog_entry")
-        self.differences = entry.encoded_differences()
+        self.differences, self.changes = entry.encoded_differences(), entry.changes.finish(entry.counted)
         return verdict
 
     def _undo(self, saved: tuple[object, ...]) -> None:
@@ -144,11 +149,11 @@ class TransactionApplier:
         self.marks.restore(saved)
         self.schema.forget()
 
-    def set_applied(self, index: int) -> None:
+    def set_applied(self, index: int, changes: bytes = b"") -> None:
         if self._sequences:
             self.cursor.execute(_MOVE_SEQUENCES, (list(self._sequences), list(self._sequences.values())))
             self._sequences.clear()
-        self.marks.set_applied(index)
+        self.marks.set_applied(index, changes)
 
     def apply_alone(self, index: int, body: bytes | WriteSet) -> Verdict:
         """Apply in a transaction of its own, applied index included."""
@@ -184,7 +189,7 @@ class TransactionApplier:
         if has_statements:
             self.enter()
             entry.record_schema({}, {})
-        self.differences = entry.encoded_differences()
+        self.differences, self.changes = entry.encoded_differences(), entry.changes.finish(entry.counted)
 
     def next_keys(self, table: str, count: int) -> tuple[list[int], str]:
         """The next keys of a table's counter, which moves past them, and the sequence behind it ("" without one)."""
@@ -288,7 +293,9 @@ class _Entry(TransactionEntry):
     def insert(self, step: Inserts) -> None:
         name, shape = self.shape(step.table)
         self.cursor.execute(shape.insert().encode(), ([shape.literal(image) for image in step.rows],))
-        self.written.setdefault(name, set()).update(map(shape.key_of, step.rows))
+        written = [shape.key_of(image) for image in step.rows]
+        self.written.setdefault(name, set()).update(written)
+        self.changes.add(INSERT, shape, written)
         self._fold(name, sum(map(row_number, step.rows)))
         self.moves_counter(shape, step.rows)
         if shape.foreign_keys and self.checks_references:
@@ -322,6 +329,7 @@ class _Entry(TransactionEntry):
                     new[position] = value
                 keys.add(shape.key_of(new))
                 difference += row_number(new) - row_number(old)
+                self.changes.update(shape, old, new, changed)
                 if refers:
                     self.references.removed(shape, old, changed)
                     self.references.written(shape, new, changed)
@@ -348,7 +356,9 @@ class _Entry(TransactionEntry):
             before += self._old_images(shape, rows)
             parameters = [shape.key_literal(rows[0])] if shape.hidden_key else shape.key_arrays(rows)
             self.cursor.execute(shape.delete_by_key().encode(), parameters)
-        self.written.setdefault(name, set()).update(tuple(row[: len(shape.key)]) for row in step.rows)
+        written = [tuple(row[: len(shape.key)]) for row in step.rows]
+        self.written.setdefault(name, set()).update(written)
+        self.changes.add(DELETE, shape, written)
         self._fold(name, -sum(map(row_number, before)))
         if self.checks_references and self.references.referring_to(name):
             for old in before:

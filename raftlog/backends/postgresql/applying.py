@@ -18,6 +18,7 @@ import psycopg
 from raftlog.backends.postgresql.control import Control
 from raftlog.exceptions import ApplyStopped
 from raftlog.replication.certify import Unexplained, Verdict
+from raftlog.replication.changes import Group
 from raftlog.replication.write_set import WriteSet, decode_write_set
 
 logger = logging.getLogger("raftlog.apply")
@@ -65,7 +66,7 @@ class ApplyPort:
 
     def leave(self) -> None:
         """The connection is an application's again."""
-        self._control.applies = False
+        self._control.applies = self._control.applier.gathers_changes = False
 
     def waits_for(self) -> str:
         """Nobody: a local transaction that is in the way is cancelled. Any thread."""
@@ -95,7 +96,7 @@ class ApplyPort:
     def record(self, index: int) -> None:
         """The changes captured since the last record belong to the command of this entry."""
         control = self._control
-        control.applier.differences = b""
+        control.applier.differences, control.applier.changes = b"", []
         if not control.capture.has_changes:
             return
         with control.internal():
@@ -108,6 +109,14 @@ class ApplyPort:
         applier = self._control.applier
         differences, applier.differences = applier.differences, b""
         return differences
+
+    def gather_changes(self) -> None:
+        self._control.applier.gathers_changes = True
+
+    def take_changes(self) -> list[Group]:
+        applier = self._control.applier
+        changes, applier.changes = applier.changes, []
+        return changes
 
     def unexplained(self) -> Unexplained | None:
         return self._control.applier.unexplained
@@ -126,10 +135,10 @@ class ApplyPort:
             for name in control.applier.schema.table_names():
                 marks.set_table(name, marks.table(name)._replace(key_epoch=index))
 
-    def set_applied(self, index: int) -> None:
+    def set_applied(self, index: int, changes: bytes = b"") -> None:
         with self._control.internal():
             self._control.ensure_open()
-            self._control.applier.set_applied(index)
+            self._control.applier.set_applied(index, changes)
 
 
 class Unblocker(threading.Thread):

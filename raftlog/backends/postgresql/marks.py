@@ -52,8 +52,8 @@ class LastChanged:
     def set_last_schema(self, index: int) -> None:
         self._positions = self.positions()._replace(last_schema=index)
 
-    def set_applied(self, index: int) -> None:
-        """The last thing in a transaction: all that was marked is written."""
+    def set_applied(self, index: int, changes: bytes = b"") -> None:
+        """The last thing in a transaction: all that was marked is written, and the transaction's row of the feed."""
         positions = self.positions()._replace(applied=index)
         tables = [(name, *self._tables[name]) for name in sorted(self._changed_tables) if name in self._tables]
         counters = [(name, self._counters[name]) for name in sorted(self._changed_counters) if name in self._counters]
@@ -63,10 +63,12 @@ class LastChanged:
             self._upsert("raftlog_counters", "text[] bigint[]", "name", counters)
         if self._slots:
             self._upsert("raftlog_slots", "int[] bigint[]", "slot", sorted(self._slots.items()))
-        self._cursor.execute(
-            "UPDATE raftlog_positions SET applied = %s, last_data = %s, last_schema = %s, last_key_epoch = %s",
-            (*positions, self.last_key_epoch),
-        )
+        parameters: tuple[object, ...] = (*positions, self.last_key_epoch)
+        sql = "UPDATE raftlog_positions SET applied = %s, last_data = %s, last_schema = %s, last_key_epoch = %s"
+        if changes:  # without a round trip of its own
+            sql = f"WITH fed AS (INSERT INTO raftlog_change VALUES (%s, %s)) {sql}"
+            parameters = (index, changes, *parameters)
+        self._cursor.execute(sql.encode(), parameters)
         self._cursor.execute("SELECT setval('raftlog.newest', %s)", (index,))
         self.begin()
 

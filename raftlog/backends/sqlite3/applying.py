@@ -14,6 +14,7 @@ from typing import Final
 
 from raftlog.backends.sqlite3.control import Control
 from raftlog.replication.certify import LastChanged, Unexplained, Verdict, VerdictKind
+from raftlog.replication.changes import Group
 from raftlog.replication.shapes import quoted
 from raftlog.replication.staged_marks import StagedMarks
 from raftlog.replication.write_set import WriteSet, decode_write_set
@@ -44,6 +45,7 @@ class ApplyPort:
         """The connection is an application's again."""
         control = self._control
         control.applies = control.authorizer.applies = control.turn.goes_first = False
+        control.applier.gathers_changes = False
         self._control.capture.sink.max_bytes = self._max_bytes
         with self._control._internal():
             self._control.applier.marks = LastChanged(self._control.connection)
@@ -113,7 +115,7 @@ class ApplyPort:
     def record(self, index: int) -> None:
         """The changes captured since the last record belong to the command of this entry."""
         control = self._control
-        control.applier.differences = b""
+        control.applier.differences, control.applier.changes = b"", []
         if control.capture.sink.changes:
             with control._internal():
                 control.applier.record_captured(index, control.capture.sink.changes, control.capture.sink.shapes)
@@ -123,6 +125,14 @@ class ApplyPort:
         applier = self._control.applier
         differences, applier.differences = applier.differences, b""
         return differences
+
+    def gather_changes(self) -> None:
+        self._control.applier.gathers_changes = True
+
+    def take_changes(self) -> list[Group]:
+        applier = self._control.applier
+        changes, applier.changes = applier.changes, []
+        return changes
 
     def unexplained(self) -> Unexplained | None:
         return self._control.applier.unexplained
@@ -142,6 +152,8 @@ class ApplyPort:
             for name in applier.schema.table_names():
                 applier.marks.set_table(name, applier.marks.table(name)._replace(key_epoch=index))
 
-    def set_applied(self, index: int) -> None:
+    def set_applied(self, index: int, changes: bytes = b"") -> None:
         with self._control._internal():
             self._control.applier.marks.set_applied(index)
+            if changes:
+                self._control._cursor.execute("INSERT INTO main.raftlog_change VALUES (?, ?)", (index, changes))

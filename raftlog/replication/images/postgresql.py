@@ -41,6 +41,8 @@ OLD: Final = "raftlog_replaced_"  # how a schema is called that is about to be d
 _DUMP: Final = (
     *("--format=custom", "--encoding=UTF8", "--exclude-schema=raftlog", "--no-owner", "--no-privileges", "--no-blobs"),
     "--compress=1",  # text shrinks to a third for little time
+    # The change feed is this node's.
+    *("--exclude-table-data=raftlog_change", "--exclude-table-data=raftlog_changefeed"),
     *("--no-tablespaces", "--no-publications", "--no-subscriptions", "--no-unlogged-table-data", "--no-sync"),
 )
 _POSITION: Final = (
@@ -49,7 +51,7 @@ _POSITION: Final = (
 _TABLES: Final = (
     "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' "
     "AND c.relpersistence = 'p' AND n.nspname NOT IN ('raftlog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_%' "
-    "ORDER BY 1, 2"
+    "AND c.relname NOT IN ('raftlog_change', 'raftlog_changefeed') ORDER BY 1, 2"
 )
 _SCHEMAS: Final = (
     "SELECT nspname FROM pg_namespace WHERE nspname NOT IN ('raftlog', 'information_schema') "

@@ -56,6 +56,8 @@ def make(alias: str, path: Path, started: Callable[[Position], None], on_progres
         # As the source, it says that it has a WAL; but it is a file to be read, by itself.
         target.execute("PRAGMA synchronous = OFF")
         target.execute("PRAGMA journal_mode = DELETE").fetchall()
+        for (table,) in target.execute(_NODE_LOCAL).fetchall():
+            target.execute(f"DELETE FROM {table}")
         damage = [words for (words,) in target.execute("PRAGMA quick_check(3)")]
         if damage != ["ok"]:
             raise ImageError(f"{name} is damaged, so no image of it is made: {'; '.join(damage)}")
@@ -125,6 +127,8 @@ def read_position(connection: sqlite3.Connection, name: str) -> Position:
     return Position(*row)
 
 
+# The change feed is this node's.
+_NODE_LOCAL: Final = "SELECT name FROM sqlite_master WHERE name IN ('raftlog_change', 'raftlog_changefeed')"
 _TABLES: Final = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
 
 

@@ -102,16 +102,16 @@ def _applied_index_apart() -> list[Patch]:
     configure_django()
     from django.db import transaction
 
-    from raftlog.replication import apply, tables
+    from raftlog.replication import apply, run, tables
 
     def transact(self: Any, database: Any, *arguments: Any) -> Any:
-        run = original(self, database, *arguments)
+        done = original(self, database, *arguments)
         with transaction.atomic(using=self.alias), database.connection.cursor() as cursor:
-            write_applied(cursor, run.before, run.applied)
-        return run
+            write_applied(cursor, done.before, done.applied)
+        return done
 
     original, write_applied = apply.DatabaseStateMachine._transact, tables.write_applied
     return [
         (apply.DatabaseStateMachine, "_transact", transact),
-        (apply, "write_applied", lambda *arguments: None),
+        (run, "write_applied", lambda *arguments: None),
     ]
