@@ -144,10 +144,10 @@ class AppliedWatch:
             return self._client
 
     def _look(self) -> int:
-        """For POLL_TIME, or until the database has moved."""
+        """For POLL_TIME, until the database has moved, or nobody waits any more."""
         deadline = clock.monotonic() + POLL_TIME
         index = self._index
-        while index == self._index and clock.monotonic() < deadline:
+        while index == self._index and self._waiting and clock.monotonic() < deadline:
             clock.sleep(POLL_INTERVAL)
             index = _applied_index(index)
         return index

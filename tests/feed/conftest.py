@@ -1,6 +1,7 @@
 """One node without Raft, and this process as its application, on both vendors."""
 
 import contextlib
+import threading
 
 import pytest
 from django.db import connections
@@ -41,12 +42,21 @@ def running(settings):
 
 
 @pytest.fixture(autouse=True)
-def _no_node(monkeypatch):
+def _no_node(monkeypatch, django_db_blocker):
     """Readers look at the database themselves: no `raft run` is asked."""
+    with django_db_blocker.unblock():
+        yield from _readers(monkeypatch)
+
+
+def _readers(monkeypatch):
     values._key_fields.cache_clear()
     monkeypatch.setattr(values, "models_by_table", lambda: {model._meta.db_table: model for model in MODELS})
     monkeypatch.setattr(watching, "POLL_INTERVAL", 0.005)
     monkeypatch.setattr(watching, "LINGER", 0.05)
+    yield
+    for thread in threading.enumerate():  # before the database is out of bounds
+        if thread.name == "raftlog-feed":
+            thread.join(10)
 
 
 @pytest.fixture

@@ -132,6 +132,7 @@ def test_an_entry_with_very_many_rows_says_only_which_tables(any_node, monkeypat
 
 def test_an_entry_with_very_long_keys_says_only_which_tables(any_node, monkeypatch):
     monkeypatch.setattr(stored, "MAX_ENTRY_BYTES", 100)
+    monkeypatch.setattr(stored, "FEW_ROWS", 1)
     start = any_node.machine.last_applied
     Vote.objects.create(article_id=1, voter="x" * 20)
     assert rows(start)[0].operation == "insert"

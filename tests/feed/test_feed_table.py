@@ -7,7 +7,7 @@ import raftlog
 from raftlog import Change, Reset
 from raftlog.consensus.configuration import Configuration, Server, encode_configuration
 from raftlog.replication import changes as stored
-from raftlog.replication import run as run_module
+from raftlog.replication.database import ApplyConnection
 from raftlog.replication.tables import read_applied
 from tests.feed.models import Article
 from tests.replication.log import CLUSTER, batch
@@ -68,15 +68,15 @@ def test_the_feed_is_bounded_in_bytes_too(node, monkeypatch):
 def test_what_is_applied_and_what_is_told_of_it_are_one_transaction(node, monkeypatch):
     """An attempt that is rolled back, after the feed was written, leaves nothing in it; then it is there once."""
     start = node.machine.last_applied
-    original, failures = run_module.Run.write, []
+    original, failures = ApplyConnection.moved_to, []
 
-    def fails_once(self, cursor, feed):
-        original(self, cursor, feed)
-        if self.changes and not failures:
-            failures.append(self.applied.index)
+    def fails_once(self, index, changes):
+        original(self, index, changes)
+        if changes and not failures:
+            failures.append(index)
             raise unavailable()
 
-    monkeypatch.setattr(run_module.Run, "write", fails_once)
+    monkeypatch.setattr(ApplyConnection, "moved_to", fails_once)
     Article.objects.create(title="ale")
     assert failures
     assert len(told(start)) == 1
