@@ -21,7 +21,8 @@ from raftlog.conf import load_settings
 from raftlog.exceptions import NodeUnavailable
 from raftlog.node_process import current_node
 from raftlog.runtime import clock
-from raftlog.transport.client import NodeClient, RequestFailed
+from raftlog.transport.client import NodeClient
+from raftlog.transport.outstanding import RequestFailed
 
 logger = logging.getLogger("raftlog.feed")
 
