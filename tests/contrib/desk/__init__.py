@@ -1,0 +1,1 @@
+"""A project of tests: it issues invoices, counts them, and has a flag."""

@@ -1,0 +1,3 @@
+from raftlog.contrib import flags
+
+flags.define("greeting", default="hello")
