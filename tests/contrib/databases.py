@@ -5,6 +5,7 @@ from django.db import connection, connections
 
 from raftlog.backends.log import InlineLog, use_log
 from raftlog.replication import propose
+from tests.backends import postgresql as databases
 from tests.replication.conftest import default_database
 from tests.replication.node import OneNode
 
@@ -31,6 +32,16 @@ def inline(tmp_path, django_db_blocker):
     with django_db_blocker.unblock():
         use_log("default", InlineLog())
         with default_database(settings):
+            yield
+            connections.close_all()
+
+
+@pytest.fixture
+def postgresql(django_db_blocker):
+    """As inline, the other vendor."""
+    with django_db_blocker.unblock():
+        use_log("default", InlineLog())
+        with default_database(databases.settings(0)):
             yield
             connections.close_all()
 

@@ -17,7 +17,7 @@ from raftlog.contrib.counters import api, gathering
 from raftlog.contrib.counters.models import Counter
 from raftlog.exceptions import InsideTransaction, InvalidArguments, NotProposed
 from raftlog.replication.context import CommandContext
-from tests.contrib.databases import inline, make_tables, node, stock_file  # noqa: F401
+from tests.contrib.databases import inline, make_tables, node, postgresql, stock_file  # noqa: F401
 
 
 @pytest.fixture
@@ -200,6 +200,16 @@ def test_threads_lose_nothing(counting):
 def test_an_interval_that_is_none_is_named(interval):
     with override_settings(RAFTLOG_COUNTERS_INTERVAL=interval), pytest.raises(ValueError, match="above 0 and at most"):
         counters.add("views")
+
+
+@pytest.mark.parametrize("vendor", ["inline", "postgresql"])
+def test_the_command_does_the_same_on_both_vendors(request, vendor):
+    request.getfixturevalue(vendor)
+    make_tables(Counter)
+    with transaction.atomic():
+        assert counters.add_in_command(CommandContext(), changes={"b": 2, "a": 2**63 - 1}) == {"a": 2**63 - 1, "b": 2}
+        assert counters.add_in_command(CommandContext(), changes={"b": 2, "a": 1}) == {"a": 2**63 - 1, "b": 4}
+    assert counters.top(5) == [("a", 2**63 - 1), ("b", 4)]
 
 
 SCRIPT = """

@@ -21,7 +21,7 @@ from raftlog.contrib.flags.models import Flag, FlagChange
 from raftlog.exceptions import InsideTransaction
 from raftlog.replication.context import CommandContext
 from raftlog.runtime import clock
-from tests.contrib.databases import inline, make_tables, stock_file  # noqa: F401
+from tests.contrib.databases import inline, make_tables, postgresql, stock_file  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -35,10 +35,10 @@ def project(monkeypatch):
     flags.define("limits", default={"a": 1})
 
 
-@pytest.fixture(params=["inline", "stock"])
+@pytest.fixture(params=["inline", "stock_file", "postgresql"])
 def database(request):
     """As in a project's tests: no thread, no memory."""
-    request.getfixturevalue("inline" if request.param == "inline" else "stock_file")
+    request.getfixturevalue(request.param)
     make_tables(Flag, FlagChange)
 
 

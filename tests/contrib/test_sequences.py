@@ -12,7 +12,7 @@ from raftlog.contrib import sequences
 from raftlog.contrib.sequences import api
 from raftlog.contrib.sequences.models import Sequence
 from raftlog.replication.context import CommandContext
-from tests.contrib.databases import inline, make_tables, node, stock_file  # noqa: F401
+from tests.contrib.databases import inline, make_tables, node, postgresql, stock_file  # noqa: F401
 from tests.replication.log import START
 
 NEW_YEAR = datetime.date(2026, 12, 31), datetime.date(2027, 1, 1)
@@ -32,9 +32,9 @@ class Invoice(models.Model):
         return self.label
 
 
-@pytest.fixture(params=["inline", "stock"])
+@pytest.fixture(params=["inline", "stock_file", "postgresql"])
 def database(request):
-    request.getfixturevalue("inline" if request.param == "inline" else "stock_file")
+    request.getfixturevalue(request.param)
     make_tables(Sequence, Invoice)
 
 
