@@ -196,9 +196,20 @@ def test_threads_lose_nothing(counting):
     assert sum(count for _, count in counters.top(10)) == 1200
 
 
-@pytest.mark.parametrize("interval", [0, -1, 61, True, "1"])
+@override_settings(RAFTLOG_COUNTERS_INTERVAL=0)
+@pytest.mark.django_db
+def test_a_project_tests_its_counters_inside_the_transaction_of_the_test(raft_inline):
+    counters.add("views", 2)
+    assert counters.value("views") == 2
+    with transaction.atomic():
+        counters.add("views", exact=False)
+        assert counters.value("views") == 2  # once it is committed
+    assert len(raft_inline.entries) == 1
+
+
+@pytest.mark.parametrize("interval", [-1, 61, True, "1"])
 def test_an_interval_that_is_none_is_named(interval):
-    with override_settings(RAFTLOG_COUNTERS_INTERVAL=interval), pytest.raises(ValueError, match="above 0 and at most"):
+    with override_settings(RAFTLOG_COUNTERS_INTERVAL=interval), pytest.raises(ValueError, match="from 0 to 60 seconds"):
         counters.add("views")
 
 

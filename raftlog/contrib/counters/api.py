@@ -9,7 +9,7 @@ from django.db import router, transaction
 
 from raftlog import InsideTransaction, InvalidArguments, is_applying
 from raftlog.contrib.counters.commands import LARGEST, add_in_command, remove
-from raftlog.contrib.counters.gathering import gatherer
+from raftlog.contrib.counters.gathering import gatherer, interval
 from raftlog.contrib.counters.models import Counter
 
 MAX_NAME: Final = 200  # characters
@@ -20,7 +20,8 @@ def add(name: str, n: int = 1, *, exact: bool = False) -> int | None:
 
     Without `exact` it returns None at once: what this process adds is gathered for RAFTLOG_COUNTERS_INTERVAL seconds
     (0.5) and at its end, and goes into the log together. A process that is killed loses what it had gathered. In an
-    open transaction it counts once that is committed, and not if it is rolled back.
+    open transaction it counts once that is committed, and not if it is rolled back. An interval of 0 gathers nothing:
+    for tests, with the fixture raft_inline.
 
     With `exact` it waits for the log and returns the counter's value. Refused in an open transaction.
 
@@ -42,11 +43,18 @@ def add(name: str, n: int = 1, *, exact: bool = False) -> int | None:
     if exact:
         return int(add_in_command.propose(changes={name: n})[name])
     connection = transaction.get_connection(router.db_for_write(Counter))
-    if connection.in_atomic_block:
-        connection.on_commit(partial(gatherer.add, name, n))
-    else:  # without asking the connection anything, so that it may be called in async code
-        gatherer.add(name, n)
+    count = partial(gatherer.add if interval() else _add_now, name, n)
+    # Without asking the connection for more, so that it may be called in async code. The transaction around a test
+    # (Django's TestCase) never commits, and is not the caller's.
+    if connection.in_atomic_block and not all(block._from_testcase for block in connection.atomic_blocks):
+        connection.on_commit(count)
+    else:
+        count()
     return None
+
+
+def _add_now(name: str, n: int) -> None:
+    add_in_command.propose(changes={name: n})
 
 
 def value(name: str) -> int:

@@ -51,7 +51,7 @@ class Gatherer:
                 logger.error("counters: %d names wait for the log already; %s is not counted (%+d)", MAX_NAMES, name, n)
                 return
             if self._thread is None:
-                self._interval = _interval()
+                self._interval = interval()
             self._waiting[name] = min(max(self._waiting.get(name, 0) + n, -LARGEST), LARGEST)
             self._added += 1
             if self._thread is None:
@@ -127,11 +127,11 @@ def _main_lives() -> bool:
     return threading.main_thread().is_alive()
 
 
-def _interval() -> float:
-    """Raises ValueError where the setting is none."""
+def interval() -> float:
+    """0: each addition is proposed at once, by the caller's thread. Raises ValueError where the setting is none."""
     found: Any = getattr(settings, "RAFTLOG_COUNTERS_INTERVAL", INTERVAL)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 < found <= 60:
-        raise ValueError(f"RAFTLOG_COUNTERS_INTERVAL is {found!r}; it must be above 0 and at most 60 seconds")
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found <= 60:
+        raise ValueError(f"RAFTLOG_COUNTERS_INTERVAL is {found!r}; it must be from 0 to 60 seconds")
     return float(found)
 
 
