@@ -13,6 +13,8 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "command": "raftlog.replication.registry",
+    "aoutcome": "raftlog.backends.outcome",
+    "idempotent": "raftlog.backends.idempotent",
     "outcome": "raftlog.backends.outcome",
     **dict.fromkeys(
         ("Change", "ChangedRow", "Progress", "Reset", "achanges", "changes", "follow_changes"),
@@ -35,6 +37,7 @@ _PUBLIC = {
             "ApplyStopped",
             "ChangeFeedOff",
             "CommandFailed",
+            "IdempotencyKeyReused",
             "InsideTransaction",
             "InvalidArguments",
             "NoLeader",

@@ -93,6 +93,12 @@ class CommandFailed(RaftlogError):
         super().__init__(f"{type_name}: {text}")
 
 
+class IdempotencyKeyReused(RaftlogError):
+    """An idempotency key that stands for something else already: other arguments, or another operation.
+
+    Nothing was done. Give each operation a key of its own, and the same key only to repeat it unchanged."""
+
+
 class InsideTransaction(RaftlogError):
     """What was called cannot be done inside an open transaction of the replicated database: propose() would wait for
     itself, linearizable() would go on reading an old snapshot. The text says what to do."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django.db import models
 
-from raftlog.replication.tables import AppliedIndex, ClientSession, SessionResult
+from raftlog.replication.tables import AppliedIndex, ClientSession, IdempotencyKey, SessionResult
 
-__all__ = ["AppliedIndex", "ClientSession", "ReplicatedModel", "SessionResult"]
+__all__ = ["AppliedIndex", "ClientSession", "IdempotencyKey", "ReplicatedModel", "SessionResult"]
 
 
 class ReplicatedModel(models.Model):

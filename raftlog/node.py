@@ -48,7 +48,7 @@ from raftlog.replication.divergence import Divergence
 from raftlog.replication.position import check_position
 from raftlog.replication.registry import autodiscover, registry
 from raftlog.runtime import clock
-from raftlog.runtime.abilities import Abilities
+from raftlog.runtime.abilities import IDEMPOTENCY_KEYS, Abilities
 from raftlog.runtime.applied import AppliedWaiters
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
@@ -459,7 +459,7 @@ def known_commands() -> dict[str, list[int]]:
     """What this node can apply: name -> versions, for the hello."""
     autodiscover()
     commands: dict[str, list[int]] = {}
-    for name, version in registry.known():
+    for name, version in [*registry.known(), IDEMPOTENCY_KEYS]:
         commands.setdefault(name, []).append(version)
     return commands
 

@@ -43,8 +43,9 @@ from raftlog.exceptions import (
     NotProposed,
     UnknownEntry,
 )
-from raftlog.replication import codec, images
+from raftlog.replication import images
 from raftlog.replication.after_commit import after_commit
+from raftlog.replication.calling import call
 from raftlog.replication.certify import VerdictKind, encode_verdict
 from raftlog.replication.changes import FeedWriter
 from raftlog.replication.context import CommandContext, applying, is_applying
@@ -52,7 +53,7 @@ from raftlog.replication.database import ApplyConnection
 from raftlog.replication.failures import is_infrastructure
 from raftlog.replication.foreign_keys import SchemaChanged, Suspect
 from raftlog.replication.judge import judge
-from raftlog.replication.registry import Command, Registry, registry
+from raftlog.replication.registry import Registry, registry
 from raftlog.replication.run import Cut, Entry, Mode, Run, TryAgain, entries, find_command
 from raftlog.replication.running_hash import History
 from raftlog.replication.sessions import Result, Sessions
@@ -64,7 +65,6 @@ __all__ = ["DatabaseStateMachine", "is_applying"]
 
 logger = logging.getLogger("raftlog.apply")
 
-MAX_RESULT_BYTES: Final = 1 << 20  # a constant of the code: it decides a verdict
 FIRST_RETRY: Final = 0.05  # seconds until an unavailable database is tried again; doubled up to
 LAST_RETRY: Final = 2.0
 GUARDED_BATCHES: Final = 8  # how many batches are guarded from the start after one had a failure
@@ -354,43 +354,25 @@ class DatabaseStateMachine:
     def _run_command(
         self, database: ApplyConnection, entry: Entry, mode: Mode, run: Run, verdict: IntegrityError | None
     ) -> Result:
-        command, arguments = find_command(self._commands, entry)
+        command, body = find_command(self._commands, entry)
         context = CommandContext(index=entry.index, term=entry.term, log_time=entry.log_time, command=command.name)
         applying.command = context
         try:
             if verdict is not None:
                 raise verdict
             if mode is Mode.TOGETHER:
-                result = self._call(database, command, context, arguments, mode)
+                result = call(database, command, context, body, alone=False)
             else:
                 with database.entry_savepoint():
-                    result = self._call(database, command, context, arguments, mode)
+                    result = call(database, command, context, body, alone=mode is Mode.ALONE)
         except BaseException as error:  # noqa: BLE001  (judged: recorded, or raised again as what it is)
             result = judge(database, command, entry, mode, error)
             context.effects.clear()
         finally:
             applying.command = None
-        run.done.append((context, command, result.status))
+        if result.at == entry.index:  # not done before, under the same idempotency key
+            run.done.append((context, command, result.status))
         return result
-
-    def _call(
-        self,
-        database: ApplyConnection,
-        command: Command,
-        context: CommandContext,
-        arguments: dict[str, Any],
-        mode: Mode,
-    ) -> Result:
-        value = command.function(context, **arguments)
-        try:
-            encoded = codec.encode(value)
-        except codec.CannotEncode as error:
-            raise TypeError(f"{command.name} returned a value that cannot be replicated: {error}") from None
-        if len(encoded) > MAX_RESULT_BYTES:
-            raise ValueError(f"{command.name} returned {len(encoded)} bytes, the limit is {MAX_RESULT_BYTES}")
-        database.check_entry(alone=mode is Mode.ALONE)
-        database.record(context.index)
-        return Result(APPLIED, context.index, encoded)
 
     # After the commit
 

@@ -13,6 +13,7 @@ import enum
 import struct
 import uuid
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,7 @@ from raftlog.exceptions import InvalidArguments
 
 MIN_INT: Final = -(2**63)
 MAX_INT: Final = 2**64 - 1
+DIGEST_BYTES: Final = 16
 
 # Codes of the extension types. They stand in logs: never change or reuse one.
 EXT_DATETIME_UTC: Final = 1
@@ -63,15 +65,50 @@ def decode(data: bytes | memoryview) -> Any:
     return _decode(_decoder, data)
 
 
-def encode_command(name: str, version: int, arguments: dict[str, Any]) -> bytes:
-    """The body of a COMMAND entry: [name, version, arguments]."""
-    return encode([name, version, arguments])
+def digest(value: Any) -> bytes:
+    """16 bytes that stand for a value, the same for equal ones: dicts are taken in the order of their keys.
+
+    Raises CannotEncode.
+    """
+    return blake2b(_sorting_encoder.encode(_pack(value)), digest_size=DIGEST_BYTES).digest()
+
+
+class Keyed(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The idempotency key under which something is asked for, and a digest of what (idempotency.py)."""
+
+    scope: str
+    key: str
+    digest: bytes
+
+
+class CommandBody(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The body of a COMMAND entry: [name, version, arguments], and in newer ones `keyed`, where it has a key.
+
+    An older version of raftlog refuses a body of four parts: a key is never passed over unseen.
+    """
+
+    name: str
+    version: int
+    arguments: dict[str, Any]
+    keyed: Keyed | None = None
+
+
+def encode_command(name: str, version: int, arguments: dict[str, Any], keyed: Keyed | None = None) -> bytes:
+    """See CommandBody."""
+    parts = [name, version, arguments]
+    return encode(parts if keyed is None else [*parts, [keyed.scope, keyed.key, keyed.digest]])
+
+
+def decode_body(body: bytes | memoryview) -> CommandBody:
+    """Raises msgspec.DecodeError (ValidationError included)."""
+    decoded: CommandBody = _decode(_command_decoder, body)
+    return decoded
 
 
 def decode_command(body: bytes | memoryview) -> tuple[str, int, dict[str, Any]]:
-    """Raises msgspec.DecodeError (ValidationError included)."""
-    name, version, arguments = _decode(_command_decoder, body)
-    return name, version, arguments
+    """Name, version and arguments. Raises msgspec.DecodeError (ValidationError included)."""
+    decoded = decode_body(body)
+    return decoded.name, decoded.version, decoded.arguments
 
 
 # Encoding
@@ -221,5 +258,6 @@ def _unpack(code: int, data: memoryview) -> Any:
 
 
 _encoder = msgspec.msgpack.Encoder()
+_sorting_encoder = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder(ext_hook=_unpack)
-_command_decoder = msgspec.msgpack.Decoder(tuple[str, int, dict[str, Any]], ext_hook=_unpack)
+_command_decoder = msgspec.msgpack.Decoder(CommandBody, ext_hook=_unpack)

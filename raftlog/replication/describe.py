@@ -90,8 +90,10 @@ def _entry(
             header = client_header(payload)
             entry |= {"session": header.session.hex(), "sequence": header.sequence}
         if kind == COMMAND:
-            name, version, given = codec.decode_command(memoryview(payload)[HEADER_BYTES:])
-            entry |= {"command": name, "version": version, "arguments": given if arguments else None}
+            body = codec.decode_body(memoryview(payload)[HEADER_BYTES:])
+            entry |= {"command": body.name, "version": body.version, "arguments": body.arguments if arguments else None}
+            if body.keyed is not None:
+                entry |= {"idempotency_scope": body.keyed.scope, "idempotency_key": body.keyed.key}
         elif kind in WRITE_SET_KINDS:
             entry |= _write_set(decode_write_set(payload[HEADER_BYTES:]), columns_of, arguments)
         elif kind == CONFIGURATION:

@@ -25,6 +25,7 @@ from raftlog.replication import codec, effects, written
 from raftlog.replication.client_session import Answers, BlockingAnswers, ClientSession
 from raftlog.replication.context import is_applying
 from raftlog.replication.failures import SESSION_EXPIRED, decode_failure, proposal_failure, refusal_of
+from raftlog.replication.keyed import IdempotencyName, next_key
 from raftlog.replication.open_transaction import is_inside_transaction
 from raftlog.runtime import clock
 from raftlog.runtime.ports import APPLIED, FAILED, NOT_PROPOSED, REFUSED, UNKNOWN, Outcome, Proposer
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 MAX_TIMEOUT: Final = 86_400  # seconds
 ANSWER_GRACE: Final = 1.0  # seconds that a caller waits beyond its time limit for the node to say how it ended
 CHUNK: Final = 2_048  # proposals that propose_many hands over at once; two such are on their way
-POLL_INTERVAL: Final = 0.05  # seconds between two looks of outcome()
 
 
 class InlineProposer(Proposer, Protocol):
@@ -137,6 +137,11 @@ def current_session() -> ClientSession:
     return _process.current()
 
 
+def inline_proposer() -> InlineProposer | None:
+    """In tests: what applies at once."""
+    return _process.inline
+
+
 def session_expired(session: ClientSession) -> None:
     """The cluster does not know this session any more: current_session() makes another."""
     _process.expired(session)
@@ -148,32 +153,42 @@ def session_expired(session: ClientSession) -> None:
 class Bound:
     """A command with options: `buy.with_options(timeout=2).propose(item_id=3)`."""
 
-    def __init__(self, command: Command, *, timeout: float | None, proposal_id: str) -> None:
+    def __init__(
+        self, command: Command, *, timeout: float | None, proposal_id: str, key: IdempotencyName | None = None
+    ) -> None:
         self._command = command
-        self._timeout = timeout
-        self._proposal_id = proposal_id
+        self._options: dict[str, Any] = {"timeout": timeout, "proposal_id": proposal_id, "key": key}
 
     def propose(self, /, **arguments: Any) -> Any:
-        return propose(self._command, arguments, timeout=self._timeout, proposal_id=self._proposal_id)
+        return propose(self._command, arguments, **self._options)
 
     async def apropose(self, /, **arguments: Any) -> Any:
-        return await apropose(self._command, arguments, timeout=self._timeout, proposal_id=self._proposal_id)
+        return await apropose(self._command, arguments, **self._options)
 
 
-def propose(command: Command, arguments: dict[str, Any], *, timeout: float | None = None, proposal_id: str = "") -> Any:
+def propose(
+    command: Command,
+    arguments: dict[str, Any],
+    *,
+    timeout: float | None = None,
+    proposal_id: str = "",
+    key: IdempotencyName | None = None,
+) -> Any:
     """Propose and wait, at most `timeout` seconds (default RAFTLOG["PROPOSAL_TIMEOUT"]).
 
     Args:
         proposal_id: that of an OutcomeUnknown: the same attempt again. If it was applied, its result is returned.
             Where it cannot be proposed now, that is OutcomeUnknown again, never NotProposed.
+        key: what was done under it before is not done again; its recorded result is returned.
 
     Raises:
+        IdempotencyKeyReused: the key stands for something else.
         InvalidArguments, PayloadTooLarge, InsideTransaction: before anything is proposed.
         NotProposed (NoLeader, Overloaded, NodeUnavailable): nothing was done, and nothing will be.
         OutcomeUnknown: it may have been applied, or may be yet.
         CommandFailed, IntegrityError, DataError, what the command declares: it failed, alike on every node.
     """
-    attempt = _Attempt(command, arguments, timeout)
+    attempt = _Attempt(command, arguments, timeout, key)
     if proposal_id:
         answers = BlockingAnswers(1)
         attempt.repeat(proposal_id, answers)
@@ -191,12 +206,17 @@ def propose(command: Command, arguments: dict[str, Any], *, timeout: float | Non
 
 
 async def apropose(
-    command: Command, arguments: dict[str, Any], *, timeout: float | None = None, proposal_id: str = ""
+    command: Command,
+    arguments: dict[str, Any],
+    *,
+    timeout: float | None = None,
+    proposal_id: str = "",
+    key: IdempotencyName | None = None,
 ) -> Any:
     """As propose(), without blocking the event loop. Cancelling it leaves the outcome unknown."""
     if _process.inline is not None:  # it uses the connection, which belongs to the thread of synchronous code
-        return await sync_to_async(propose)(command, arguments, timeout=timeout, proposal_id=proposal_id)
-    attempt = _Attempt(command, arguments, timeout)
+        return await sync_to_async(propose)(command, arguments, timeout=timeout, proposal_id=proposal_id, key=key)
+    attempt = _Attempt(command, arguments, timeout, key)
     if proposal_id:
         await asyncio.to_thread(_process.current)
         answers, woken = _async_answers()
@@ -247,10 +267,16 @@ class _Attempt:
 
     __slots__ = ("_deadline", "_timeout", "body")
 
-    def __init__(self, command: Command, arguments: dict[str, Any], timeout: float | None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        arguments: dict[str, Any],
+        timeout: float | None,
+        key: IdempotencyName | None = None,
+    ) -> None:
         alias, default_timeout, max_bytes = limits()
         refuse_inside_transaction(alias, command.name)
-        self.body = command.encode(arguments, max_bytes)
+        self.body = command.encode(arguments, max_bytes, key or next_key())
         self._timeout = default_timeout if timeout is None else timeout
         if not 0 < self._timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout is {timeout!r}; it must be above 0 and at most {MAX_TIMEOUT} seconds")
@@ -290,7 +316,7 @@ class _Attempt:
     def repeat(self, proposal_id: str, answers: Answers) -> None:
         """Propose under the id of an earlier attempt, unless its answer came after its caller had given up."""
         session_id, sequence = parse_proposal_id(proposal_id)
-        late = _late_answer(session_id, sequence)
+        late = late_answer(session_id, sequence)
         if late is not None:
             answers.put(0, late)
             return
@@ -307,7 +333,7 @@ class _Attempt:
         session_id, sequence = parse_proposal_id(proposal_id)
         if outcome.status == REFUSED:
             # The first attempt's answer may have come meanwhile, and been acknowledged with a later proposal.
-            late = _late_answer(session_id, sequence)
+            late = late_answer(session_id, sequence)
             if late is not None:
                 return value_of(late, proposal_id)
             text = refusal_of(outcome)[1]
@@ -406,7 +432,7 @@ def value_of(outcome: Outcome, proposal_id: str) -> Any:
     raise proposal_failure(outcome)
 
 
-# Asking later
+# Asking later (asking.py)
 
 
 def still_unknown(why: str, proposal_id: str) -> OutcomeUnknown:
@@ -430,56 +456,7 @@ def parse_proposal_id(proposal_id: str) -> tuple[bytes, int]:
     return session_id, int(sequence)
 
 
-def outcome(proposal_id: str, timeout: float = 0.0) -> Any:
-    """How a command ended whose outcome was unknown, as far as this node's database knows.
-
-    Args:
-        proposal_id: of the OutcomeUnknown.
-        timeout: seconds to wait for it to be applied here.
-
-    Returns:
-        The command's result. Raises its failure as propose() would.
-
-    Raises:
-        OutcomeUnknown: it is not (yet) applied on this node. To end the doubt, propose it again under the same id:
-            `buy.with_options(proposal_id=…).propose(…)`.
-        SessionExpired: its result is not kept any more, or its session has ended.
-    """
-    return value_of(wait_for_outcome(proposal_id, timeout), proposal_id)
-
-
-def wait_for_outcome(proposal_id: str, timeout: float) -> Outcome:
-    """What this node's database holds of a proposal. Raises OutcomeUnknown, SessionExpired, ValueError."""
-    session_id, sequence = parse_proposal_id(proposal_id)
-    deadline = clock.monotonic() + timeout
-    while True:
-        found = _late_answer(session_id, sequence) or _stored_outcome(session_id, sequence)
-        if found is not None:
-            return found
-        if clock.monotonic() >= deadline:
-            raise OutcomeUnknown("not applied on this node so far", proposal_id)
-        clock.sleep(POLL_INTERVAL)
-
-
-def _late_answer(session_id: bytes, sequence: int) -> Outcome | None:
+def late_answer(session_id: bytes, sequence: int) -> Outcome | None:
+    """What came after its caller had given up, in this process."""
     session = _process.session
     return session.late.get(sequence) if session is not None and session.session_id == session_id else None
-
-
-def _stored_outcome(session_id: bytes, sequence: int) -> Outcome | None:
-    if _process.inline is not None:
-        return _process.inline.find(session_id + sequence.to_bytes(8, "big"))
-    with connections[limits().alias].cursor() as cursor:
-        cursor.execute(
-            "SELECT status, entry_index, result FROM raftlog_sessionresult WHERE session = %s AND sequence = %s",
-            [session_id, sequence],
-        )
-        row = cursor.fetchone()
-        if row is not None:
-            return Outcome(session_id + sequence.to_bytes(8, "big"), row[0], row[1], bytes(row[2]))
-        cursor.execute("SELECT acknowledged_below FROM raftlog_clientsession WHERE session = %s", [session_id])
-        row = cursor.fetchone()
-    if row is None or row[0] > sequence:
-        why = "its session has ended" if row is None else "it was acknowledged"
-        raise SessionExpired(f"the result of proposal {format_proposal_id(session_id, sequence)} is not kept: {why}")
-    return None

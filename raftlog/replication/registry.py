@@ -14,6 +14,7 @@ from raftlog.replication import codec, failures
 from raftlog.replication import propose as proposing
 from raftlog.replication.arguments import Arguments
 from raftlog.replication.context import CommandContext
+from raftlog.replication.keyed import IdempotencyName
 
 Function = Callable[..., Any]
 
@@ -59,14 +60,15 @@ class Command:
     def __call__(self, ctx: CommandContext, /, *args: Any, **arguments: Any) -> Any:
         return self.function(ctx, *args, **arguments)
 
-    def encode(self, arguments: dict[str, Any], max_bytes: int) -> bytes:
+    def encode(self, arguments: dict[str, Any], max_bytes: int, key: IdempotencyName | None = None) -> bytes:
         """The body of an entry. `max_bytes` is the limit where the command has none of its own.
 
         Raises InvalidArguments, PayloadTooLarge.
         """
         complete = self.arguments.check(self.name, arguments)
         try:
-            body = codec.encode_command(self.name, self.version, complete)
+            keyed = key.asking("command", self.name, complete) if key is not None else None
+            body = codec.encode_command(self.name, self.version, complete, keyed)
         except codec.CannotEncode as error:
             path = error.path.removeprefix("[2]")
             raise codec.CannotEncode(f"{self.name}: argument {path}".rstrip(), error.reason) from None
@@ -78,9 +80,25 @@ class Command:
             )
         return body
 
-    def with_options(self, *, timeout: float | None = None, proposal_id: str = "") -> proposing.Bound:
-        """The same command with a time limit in seconds, or to be tried again under the id of an earlier attempt."""
-        return proposing.Bound(self, timeout=timeout, proposal_id=proposal_id)
+    def with_options(
+        self,
+        *,
+        timeout: float | None = None,
+        proposal_id: str = "",
+        idempotency_key: str = "",
+        idempotency_scope: str = "",
+    ) -> proposing.Bound:
+        """The same command with a time limit in seconds, or to be tried again under the id of an earlier attempt.
+
+        Args:
+            idempotency_key: what was done under it is not done again, whoever asks: the recorded result is returned.
+                1 to 200 printable characters.
+            idempotency_scope: whose key it is: the same key in another scope is another one. Up to 200 characters.
+
+        Raises InvalidArguments.
+        """
+        key = IdempotencyName(idempotency_scope, idempotency_key) if idempotency_key else None
+        return proposing.Bound(self, timeout=timeout, proposal_id=proposal_id, key=key)
 
     def propose(self, /, **arguments: Any) -> Any:
         """Run on every node; returns the function's result once it is applied to this node's database."""

@@ -120,12 +120,13 @@ def entries(batch: EntryBatch) -> Iterator[Entry]:
             index += 1
 
 
-def find_command(commands: Registry, entry: Entry) -> tuple[Command, dict[str, Any]]:
-    """The function and arguments that an entry names. Raises Cut where this node's code has none such."""
+def find_command(commands: Registry, entry: Entry) -> tuple[Command, codec.CommandBody]:
+    """The function that an entry names, and what else it says. Raises Cut where this node's code has none such."""
     try:
-        name, version, arguments = codec.decode_command(memoryview(entry.payload)[HEADER_BYTES:])
+        body = codec.decode_body(memoryview(entry.payload)[HEADER_BYTES:])
     except msgspec.DecodeError as error:
         raise Cut(ApplyStopped(f"entry {entry.index} holds no command that can be decoded: {error}")) from error
+    name, version, arguments = body.name, body.version, body.arguments
     command = commands.get(name, version)
     if command is None:
         known = [v for n, v in commands.known() if n == name]
@@ -143,4 +144,4 @@ def find_command(commands: Registry, entry: Entry) -> tuple[Command, dict[str, A
                 "code differs from that of the node which proposed it (raise @command(version=…) with each change)"
             )
         )
-    return command, arguments
+    return command, body

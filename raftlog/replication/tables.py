@@ -1,7 +1,7 @@
 """raftlog's own tables, in the replicated database: what has been applied, and which answers were given.
 
-They are unmanaged models: migrations do not touch them, each node makes them for itself when it starts
-(`ensure_tables`), and their version is kept in the one row of AppliedIndex.
+But for IdempotencyKey they are unmanaged models: migrations do not touch them, each node makes them for itself when it
+starts (`ensure_tables`), and their version is kept in the one row of AppliedIndex.
 
 Replicated: their content follows from the log alone. Two nodes that have applied up to the same index hold the
 same rows, so comparisons and snapshots include them.
@@ -90,6 +90,33 @@ class SessionResult(models.Model):
         return f"{bytes(self.session).hex()}:{self.sequence}"
 
 
+class IdempotencyKey(models.Model):
+    """What was done under a key that its caller gave: what a repeat of it is answered with (idempotency.py).
+
+    Unlike the others it is an ordinary replicated table, made by a migration: a transaction inserts its own row.
+    """
+
+    # 32 hex digits that stand for scope and key.
+    id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=32)
+    # Whose key it is, and the key, as they were given.
+    scope: models.CharField[str, str] = models.CharField(max_length=200)
+    key: models.CharField[str, str] = models.CharField(max_length=200)
+    # Stands for what was asked for: the same key does not answer another question.
+    digest: models.BinaryField[bytes, bytes] = models.BinaryField(max_length=16)
+    # Index of the command's entry; 0 for a transaction, which does not know its own.
+    index: models.BigIntegerField[int, int] = models.BigIntegerField(db_column="entry_index")
+    # Log time, microseconds since the epoch: of the command, or of the state that the transaction saw.
+    log_time: models.BigIntegerField[int, int] = models.BigIntegerField(db_index=True)
+    # Encoded.
+    result: models.BinaryField[bytes, bytes] = models.BinaryField()
+
+    class Meta:
+        app_label = "raftlog"
+
+    def __str__(self) -> str:
+        return f"{self.scope} {self.key}".strip()
+
+
 _CREATE: Final = (
     """CREATE TABLE IF NOT EXISTS raftlog_appliedindex (
         id smallint NOT NULL PRIMARY KEY CHECK (id = 1),
@@ -128,9 +155,9 @@ _VENDOR_TYPES: Final = {
     "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID", "empty": f"x'{EMPTY.hex()}'"},
     "postgresql": {"bytes": "bytea", "options": "", "empty": rf"'\x{EMPTY.hex()}'"},
 }
-_HAS_TABLES: Final = {
-    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = 'raftlog_appliedindex'",
-    "postgresql": "SELECT to_regclass('raftlog_appliedindex') IS NOT NULL",
+_HAS_TABLE: Final = {
+    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = %s",
+    "postgresql": "SELECT to_regclass(%s) IS NOT NULL",
 }
 
 
@@ -173,8 +200,12 @@ def ensure_tables(alias: str) -> None:
 
 def has_tables(connection: BaseDatabaseWrapper) -> bool:
     """Whether ensure_tables() was called on this database, and nobody has dropped them since."""
+    return has_table(connection, "raftlog_appliedindex")
+
+
+def has_table(connection: BaseDatabaseWrapper, name: str) -> bool:
     with connection.cursor() as cursor:
-        cursor.execute(_HAS_TABLES[connection.vendor])
+        cursor.execute(_HAS_TABLE[connection.vendor], [name])
         return bool(cursor.fetchone()[0])
 
 

@@ -23,7 +23,21 @@ logger = logging.getLogger("raftlog.runtime")
 Commands = Mapping[str, Sequence[int]]
 
 _SHOWN: Final = 10  # commands of a member that status names
-_decoder = msgspec.msgpack.Decoder(tuple[str, int, msgspec.Raw])
+
+# What a node says beside its commands: it heeds the idempotency key that a command carries.
+IDEMPOTENCY_KEYS: Final = ("raftlog.idempotency_keys", 1)
+
+
+class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """As replication.codec.CommandBody, decoded as far as it matters here."""
+
+    name: str
+    version: int
+    arguments: msgspec.Raw
+    keyed: msgspec.Raw = msgspec.Raw()
+
+
+_decoder = msgspec.msgpack.Decoder(_Body)
 
 
 class Abilities:
@@ -66,13 +80,16 @@ class Abilities:
         if payload[0] != COMMAND:
             return ""
         try:
-            name, version, _ = _decoder.decode(memoryview(payload)[HEADER_BYTES:])
+            body = _decoder.decode(memoryview(payload)[HEADER_BYTES:])
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return f"the entry holds no command that can be decoded: {error}"
         if self._configuration is not self._raft.configuration:
             self._configuration = self._raft.configuration
             self._reasons = {}
-        command = (name, version)
+        reason = self._reason((body.name, body.version))
+        return reason or (self._reason(IDEMPOTENCY_KEYS) if bytes(body.keyed) else "")
+
+    def _reason(self, command: tuple[str, int]) -> str:
         reason = self._reasons.get(command)
         if reason is None:
             reason = self._reasons[command] = self._judge(command)
@@ -85,8 +102,12 @@ class Abilities:
             lacking = [own]
         if not lacking:
             return ""
+        if command == IDEMPOTENCY_KEYS:
+            what = "idempotency keys of commands are"
+        else:
+            what = f"the command {command[0]!r} version {command[1]} is"
         return (
-            f"the command {command[0]!r} version {command[1]} is not known to {' and '.join(lacking)}; install the "
+            f"{what} not known to {' and '.join(lacking)}; install the "
             "code that has it there and restart the node, or remove a host that is gone for good"
         )
 

@@ -23,7 +23,8 @@ from raftlog.consensus.entries import COMMAND, KEY, OPEN_SESSION
 from raftlog.exceptions import NotProposed, OutcomeUnknown
 from raftlog.replication import codec
 from raftlog.replication.after_commit import after_commit
-from raftlog.replication.apply import MAX_RESULT_BYTES, DatabaseStateMachine
+from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.calling import run as run_command
 from raftlog.replication.context import CommandContext, applying
 from raftlog.replication.failures import Blame, blame, decode_failure, encode_failure
 from raftlog.replication.propose import format_proposal_id, limits, proposing_to
@@ -187,20 +188,20 @@ class Inline:
         self._last_index += 1
         entry = Entry(self._last_index, TERM, self._log_time, payload)
         try:
-            command, arguments = find_command(registry, entry)
+            command, body = find_command(registry, entry)
         except Cut as cut:
             raise cut.stop or cut from cut.__cause__
         context = CommandContext(index=entry.index, term=TERM, log_time=entry.log_time, command=command.name)
         for observer in self.observers:
-            observer(command, arguments, context)
+            observer(command, body.arguments, context)
         connection: Any = connections[self.alias]
         hooks_before = len(connection.run_on_commit)
         value, error = None, None
         applying.command = context
         try:
             with transaction.atomic(using=self.alias):
-                value = command.function(context, **arguments)
-                status, result = APPLIED, encode_result(command, value)
+                status, _, result = run_command(self.alias, command, context, body)
+                value = codec.decode(result)
                 check_whole(self.alias)
         except Exception as raised:
             if blame(raised, command.raises, connection.Database.Error) is not Blame.COMMAND:
@@ -212,7 +213,9 @@ class Inline:
             applying.command = None
         session, sequence = payload[KEY][:16], int.from_bytes(payload[KEY][16:], "big")
         proposal_id = format_proposal_id(session, sequence)
-        self.entries.append(Proposed(command.name, command.version, arguments, value, error, entry.index, proposal_id))
+        self.entries.append(
+            Proposed(command.name, command.version, body.arguments, value, error, entry.index, proposal_id)
+        )
         self._afterwards(context, command, status, hooks_before)
         return Outcome(payload[KEY], status, entry.index, result)
 
@@ -229,17 +232,6 @@ class Inline:
 def make_failure(kind: type[Exception]) -> Exception:
     text = "as the test asked fail_next() for"
     return kind(text, proposal_id="") if issubclass(kind, OutcomeUnknown) else kind(text)
-
-
-def encode_result(command: Command, value: Any) -> bytes:
-    """Raises what apply would record: the result must be a value that can be replicated, and not too large."""
-    try:
-        encoded = codec.encode(value)
-    except codec.CannotEncode as error:
-        raise TypeError(f"{command.name} returned a value that cannot be replicated: {error}") from None
-    if len(encoded) > MAX_RESULT_BYTES:
-        raise ValueError(f"{command.name} returned {len(encoded)} bytes, the limit is {MAX_RESULT_BYTES}")
-    return encoded
 
 
 def check_whole(alias: str) -> None:

@@ -70,4 +70,4 @@ def test_an_answer_that_comes_just_as_its_caller_gives_up_is_not_lost(node, log,
 def test_the_id_of_a_transaction_is_not_one_of_a_command(node, log):  # noqa: F811
     proposal_id = give_up(log)
     with pytest.raises(ValueError, match="is no proposal id"):
-        raftlog.replication.propose.outcome(proposal_id)
+        raftlog.replication.asking.outcome(proposal_id)

@@ -176,6 +176,34 @@ def test_apply_on_the_same_host_meets_the_snapshot_of_a_local_transaction(cluste
     cluster.assert_equal()
 
 
+def test_a_row_inserted_beside_a_lookup_by_key_does_not_make_it_a_read_of_the_table(cluster):
+    one, two, _ = cluster.hosts
+    with transaction.atomic(using=one.name):
+        assert list(things(one).filter(pk=77)) == []
+        things(one).create(pk=77, name="mine")
+        two.catch_up()
+        things(two).create(pk=78, name="other")
+    assert {verdict.kind for verdict in one.verdicts} == {0}
+
+    def looks_for_the_others_key():
+        with transaction.atomic(using=one.name):
+            assert list(things(one).filter(pk=79)) == []
+            things(one).create(pk=80, name="more")
+            two.catch_up()
+            things(two).create(pk=79, name="theirs")
+
+    def counts():
+        with transaction.atomic(using=one.name):
+            things(one).create(pk=81, rank=things(one).count())
+            two.catch_up()
+            things(two).create(pk=82, name="counted")
+
+    for run in (looks_for_the_others_key, counts):
+        with pytest.raises(TransactionConflict):
+            run()
+    cluster.assert_equal()
+
+
 def test_get_or_create_on_two_hosts(cluster):
     one, two, three = cluster.hosts
     assert things(one).get_or_create(name="x")[1]

@@ -9,6 +9,7 @@ from raftlog.consensus.configuration import Configuration, Server, encode_config
 from raftlog.consensus.entries import COMMAND, NO_OP_PAYLOAD, OPEN_SESSION, EntryBatch, Run, client_payload
 from raftlog.replication import codec
 from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.keyed import IdempotencyName
 from raftlog.replication.registry import Command
 from raftlog.replication.tables import ensure_tables
 from raftlog.runtime.ports import APPLIED, FAILED, REFUSED, Outcome
@@ -39,10 +40,18 @@ class LogWriter:
         self.payloads.append(client_payload(OPEN_SESSION, self.session, 0, 0, b""))
         return self
 
-    def add(self, command: Command, *, acknowledged_below: int = 0, sequence: int = 0, **arguments) -> bytes:
+    def add(
+        self,
+        command: Command,
+        *,
+        acknowledged_below: int = 0,
+        sequence: int = 0,
+        key: IdempotencyName | None = None,
+        **arguments,
+    ) -> bytes:
         self._sequence = sequence or self._sequence + 1
         payload = client_payload(
-            COMMAND, self.session, self._sequence, acknowledged_below, command.encode(arguments, 1 << 20)
+            COMMAND, self.session, self._sequence, acknowledged_below, command.encode(arguments, 1 << 20, key)
         )
         self.payloads.append(payload)
         return payload

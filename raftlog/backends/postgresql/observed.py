@@ -51,11 +51,13 @@ class Observed:
         # Words of the statements that are no lookups; of those among them that read what they write.
         self._words: set[str] = set()
         self._target_words: set[str] = set()
+        # Words of statements that insert given values, and read nothing.
+        self._inserting_words: set[str] = set()
         self._lost_words: set[str] = set()
         self._kept = Reads()
 
     def __bool__(self) -> bool:
-        return bool(self._lookups or self._words)
+        return bool(self._lookups or self._words or self._inserting_words)
 
     def add(self, info: StatementInfo, sql: str, parameters: Any) -> None:
         by_key = info.by_column is not None and isinstance(parameters, Sequence) and len(self._lookups) < _KEPT
@@ -65,6 +67,9 @@ class Observed:
             self._add_words(info)
 
     def _add_words(self, info: StatementInfo) -> None:
+        if info.gives_values:
+            self._inserting_words |= info.words
+            return
         self._words |= info.words
         if info.has_targets:
             self._target_words |= info.words
@@ -74,7 +79,7 @@ class Observed:
         self._kept = reads
 
     def rolled_back_to_savepoint(self) -> None:
-        self._lost_words |= self._words
+        self._lost_words |= self._words | self._inserting_words
 
     def failed(self, info: StatementInfo) -> None:
         """A statement met a row that was there already: that is something the transaction has read."""
@@ -87,7 +92,7 @@ class Observed:
         names = {lock: self._schema.name(lock.schema, lock.table) for lock in locks if lock.kind == "r"}
         is_opaque = (
             len(names) < len(locks)
-            or not self._words.isdisjoint(self._schema.functions())
+            or not (self._words | self._inserting_words).isdisjoint(self._schema.functions())
             or any(self._table_is_opaque(names[lock]) for lock in names if lock.mode not in _READING)
         )
         for lock, name in names.items():
@@ -97,7 +102,8 @@ class Observed:
                     counts = counts and lock.mode == "RowShareLock"
             else:  # it was written: was it also looked through?
                 seen = lock.table in self._target_words
-                counts = seen or (lock.table not in self._words and name not in keyed)
+                is_named = lock.table in self._words or lock.table in self._inserting_words or name in keyed
+                counts = seen or not is_named
             if counts:
                 reads.tables.add(name)
         if self._lost_words and not targets_only:

@@ -94,6 +94,11 @@ _BY_COLUMN: Final = (
     re.compile(rf'^DELETE FROM {_NAME} WHERE "\1"\.{_NAME} {_VALUES}$'),
     re.compile(rf'^SELECT .* FROM {_NAME} WHERE "\1"\.{_NAME} {_VALUES}(?: LIMIT \d+)?(?: FOR [A-Z ]+)?$'),
 )
+# An INSERT of given values, as Django writes it: it looks at no row that was there.
+_GIVEN_VALUES: Final = re.compile(
+    rf"^INSERT INTO {_NAME} \((?:{_NAME}(?:, )?)+\) VALUES (?:\((?:(?:%s|DEFAULT)(?:, )?)+\)(?:, )?)+"
+    rf"(?: RETURNING (?:{_NAME}\.{_NAME}(?:, )?)+)?$"
+)
 _SECOND_TABLE: Final = re.compile(r"\bSELECT\b.*\bSELECT\b|^UPDATE\b.*\b(?:FROM|SELECT)\b|\bJOIN\b", re.DOTALL)
 
 
@@ -109,6 +114,8 @@ class StatementInfo:
     by_column: tuple[str, str] | None = None
     # What it changes, it also reads: UPDATE, DELETE, ON CONFLICT, and SELECT … FOR UPDATE.
     has_targets: bool = False
+    # An INSERT of given values: it reads nothing.
+    gives_values: bool = False
     # Names of sequences, or of tables with a sequence, that it sets.
     sets: tuple[str, ...] = ()
     restarts: bool = False
@@ -136,6 +143,7 @@ def describe(sql: str) -> StatementInfo:
         or (word != "INSERT" and bool(_WRITING_WORD.search(text)))
         or word in ("TRUNCATE", "EXECUTE", "CALL", "DO")
         or bool(re.search(r"\bON\s+CONFLICT\b", text, re.IGNORECASE)),
+        gives_values=bool(_GIVEN_VALUES.match(sql)),
         sets=tuple(first or second for first, second in _SETVAL.findall(sql)),
         restarts=bool(_RESTART.match(text)),
         words=frozenset(quoted.replace('""', '"') or bare.lower() for quoted, bare in _WORDS.findall(text)),

@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from django.conf import settings
+
 from raftlog.testing import trials
 from raftlog.testing.trials import Trial
 
@@ -38,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         subparser.add_argument("--json", action="store_true", help="print one JSON object instead of words")
         trial.add_arguments(subparser)
     options = vars(parser.parse_args(arguments))
+    if not settings.configured:
+        settings.configure()  # of this process, which needs none: the nodes have their own
     as_json = options["json"]
     options["seed"] = secrets.randbits(31) if options["seed"] is None else options["seed"]
 

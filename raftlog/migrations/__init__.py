@@ -1,0 +1,1 @@
+"""Of IdempotencyKey alone: raftlog makes its other tables by itself (replication/tables.py)."""
