@@ -15,6 +15,7 @@ _PUBLIC = {
     "command": "raftlog.replication.registry",
     "aoutcome": "raftlog.backends.outcome",
     "idempotent": "raftlog.backends.idempotent",
+    "node_service": "raftlog.node_services",
     "outcome": "raftlog.backends.outcome",
     **dict.fromkeys(
         ("Change", "ChangedRow", "Progress", "Reset", "achanges", "changes", "follow_changes"),

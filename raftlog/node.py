@@ -234,7 +234,7 @@ class Node:
         if storage.torn_tail:
             logger.warning("%s: %s", settings.node_id, storage.torn_tail)
         log = load_log(storage.log)
-        machine = self._machine or make_state_machine(settings, self._is_leader)
+        machine = self._machine or make_state_machine(settings, self.is_leader)
         is_recovering = storage.recovery_id != 0
         check_position(machine, log, storage.metadata.cluster_id, may_be_ahead=is_recovering)
         alone = data_of_this_host_alone(settings.database) if log.is_empty else ""
@@ -348,7 +348,8 @@ class Node:
             raise TransportError(f"no address of {peer_id} is known")
         return address
 
-    def _is_leader(self) -> bool:
+    def is_leader(self) -> bool:
+        """Whether this node leads, as far as it knows. Any thread."""
         return self.service.state.raft.role is Role.LEADER
 
     def _send_signals(self) -> None:

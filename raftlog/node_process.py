@@ -15,6 +15,7 @@ from raftlog import signals
 from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
+from raftlog.node_services import JOIN_TIMEOUT, NodeServices
 from raftlog.runtime import clock
 from raftlog.runtime.inspection import inspection_requests
 from raftlog.runtime.members import membership_requests
@@ -59,6 +60,7 @@ def run_node(
     if settings.uses_tls and settings.tls_certificate and settings.tls_key:
         tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
     turns = ClientTurns(node.service)
+    services = NodeServices(settings.node_id, node.is_leader)
     application = raft_application(
         node.service,
         node.identity,
@@ -94,13 +96,14 @@ def run_node(
         signal.signal(number, lambda *_: stopping.set())
     stopped = threading.Event()
     threading.Thread(
-        target=_stop_when_asked, args=(node, daphne, stopping, stopped), name="raftlog-stop", daemon=True
+        target=_stop_when_asked, args=(node, services, daphne, stopping, stopped), name="raftlog-stop", daemon=True
     ).start()
+    services.start()
     try:
         daphne.run()
     finally:
         stopping.set()
-        stopped.wait(STOP_TIMEOUT + 1)
+        stopped.wait(STOP_TIMEOUT + JOIN_TIMEOUT + 1)
         application.inbound.close()
         if follower is not None:
             follower.stop()
@@ -150,12 +153,17 @@ def is_listening(settings: Settings) -> bool:
     return True
 
 
-def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
+def _stop_when_asked(
+    node: Node, services: NodeServices, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event
+) -> None:
     while not stopping.wait(0.2):
         if node.failed.is_set() or node.removed.is_set():
             break
     try:
-        node.stop()
+        services.ask_to_stop()
+        node.stop()  # a service that waits for a proposal is answered
+        if left := services.join():
+            logger.error("these services did not end: %s", ", ".join(left))
     finally:
         stopped.set()
         daphne.stop()

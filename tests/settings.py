@@ -7,6 +7,7 @@ INSTALLED_APPS = [
     "raftlog",
     "raftlog.contrib.counters",
     "raftlog.contrib.flags",
+    "raftlog.contrib.queue",
     "raftlog.contrib.sequences",
     "raftlog.contrib.locks",
     "demo_site.bank",
