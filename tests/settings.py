@@ -8,6 +8,7 @@ INSTALLED_APPS = [
     "raftlog.contrib.counters",
     "raftlog.contrib.flags",
     "raftlog.contrib.queue",
+    "raftlog.contrib.schedule",
     "raftlog.contrib.sequences",
     "raftlog.contrib.locks",
     "demo_site.bank",

@@ -9,7 +9,7 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
-    **dict.fromkeys(("Task", "get_task", "task"), "raftlog.contrib.queue.tasks"),
+    **dict.fromkeys(("Task", "enqueue_described", "get_task", "task"), "raftlog.contrib.queue.tasks"),
     **dict.fromkeys(("Attempt", "current_attempt", "task_transaction"), "raftlog.contrib.queue.running"),
     **dict.fromkeys(("Worker", "run_all"), "raftlog.contrib.queue.worker"),
     **dict.fromkeys(("ClaimLost", "NoSuchTask"), "raftlog.contrib.queue.exceptions"),

@@ -11,7 +11,8 @@ import datetime
 import json
 from typing import Any
 
-from django.db.models import F
+from django.db.models import DateTimeField, F, Value
+from django.db.models.functions import Coalesce
 
 from raftlog import command
 from raftlog.contrib.queue.models import QueuedTask, State
@@ -50,7 +51,8 @@ def claim(ctx: Any, *, worker: str, queues: list[str], count: int) -> list[str]:
             claim=ctx.index,
             worker=worker,
             attempts=F("attempts") + 1,
-            started_at=ctx.now,
+            started_at=Coalesce("started_at", Value(ctx.now, DateTimeField())),
+            last_attempted_at=ctx.now,
             claimed_until=later(ctx.now, visibility),
         )
     return [row[2].hex for row in chosen]
@@ -70,7 +72,7 @@ def renew(ctx: Any, *, claims: list[list[Any]]) -> list[bool]:
     for task in held.values():
         task.claimed_until = later(ctx.now, task.visibility)
         task.save(update_fields=["claimed_until"])
-    return [task_id in held for task_id, _ in claims]
+    return [(task_id, token) in held for task_id, token in claims]
 
 
 @command(name="raftlog_queue.complete")
@@ -84,8 +86,8 @@ def complete(ctx: Any, *, outcomes: list[list[Any]]) -> list[bool]:
     held = current(claims)
     recorded = set(held) | finished_before(claims, held)
     successes: dict[tuple[str | None, float], list[QueuedTask]] = {}
-    for task_id, _, result, kind, text in outcomes:
-        task = held.pop(task_id, None)
+    for task_id, token, result, kind, text in outcomes:
+        task = held.pop((task_id, token), None)
         if task is None:
             continue
         if kind:
@@ -94,23 +96,27 @@ def complete(ctx: Any, *, outcomes: list[list[Any]]) -> list[bool]:
             successes.setdefault((result, task.keep), []).append(task)
     for (result, _), tasks in successes.items():
         succeed(tasks, ctx.now, result)
-    return [task_id in recorded for task_id, _ in claims]
+    return [(task_id, token) in recorded for task_id, token in claims]
 
 
-def finished_before(claims: list[list[Any]], held: dict[str, QueuedTask]) -> set[str]:
-    """Those of `claims`, [id, token] each, that are not held any more because they have finished their task."""
-    rest = {task_id: token for task_id, token in claims if task_id not in held}
-    if not rest:
-        return set()
-    found = QueuedTask.objects.filter(pk__in=list(rest), keep_until__isnull=False).values_list("pk", "claim")
-    return {task_id.hex for task_id, token in found if rest[task_id.hex] == token}
-
-
-def current(claims: list[list[Any]]) -> dict[str, QueuedTask]:
-    """The tasks that are held by these claims, [id, token] each, by id."""
+def current(claims: list[list[Any]]) -> dict[tuple[str, int], QueuedTask]:
+    """The tasks that are held by these claims, [id, token] each."""
     found = QueuedTask.objects.in_bulk([task_id for task_id, _ in claims])
     tasks = {task.id.hex: task for task in found.values()}
-    return {task_id: tasks[task_id] for task_id, token in claims if task_id in tasks and holds(tasks[task_id], token)}
+    return {
+        (task_id, token): tasks[task_id]
+        for task_id, token in claims
+        if task_id in tasks and holds(tasks[task_id], token)
+    }
+
+
+def finished_before(claims: list[list[Any]], held: dict[tuple[str, int], QueuedTask]) -> set[tuple[str, int]]:
+    """Those of `claims`, [id, token] each, that are not held any more because they have finished their task."""
+    rest = {(task_id, token) for task_id, token in claims if (task_id, token) not in held}
+    if not rest:
+        return set()
+    found = QueuedTask.objects.filter(pk__in=[task_id for task_id, _ in rest], keep_until__isnull=False)
+    return rest & {(task_id.hex, token) for task_id, token in found.values_list("pk", "claim")}
 
 
 def holds(task: QueuedTask, token: int) -> bool:

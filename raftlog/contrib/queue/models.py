@@ -54,20 +54,31 @@ class QueuedTask(ReplicatedModel):
     transactional: models.BooleanField[bool, bool] = models.BooleanField(default=False)
 
     enqueued_at: models.DateTimeField[datetime.datetime, datetime.datetime] = models.DateTimeField()
-    started_at: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(null=True, blank=True)
-    finished_at: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(null=True, blank=True)
+    started_at: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(
+        null=True, blank=True
+    )
+    last_attempted_at: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(
+        null=True, blank=True
+    )
+    finished_at: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(
+        null=True, blank=True
+    )
     # Claims so far, those given back unused left out.
     attempts: models.PositiveSmallIntegerField[int, int] = models.PositiveSmallIntegerField(default=0)
     # Who holds it: the index of the entry that claimed it, unique and rising; 0 for nobody. Kept when it is finished.
     claim: models.BigIntegerField[int, int] = models.BigIntegerField(default=0)
     worker: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH, blank=True)
     # By log time. Not null exactly while RUNNING.
-    claimed_until: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(null=True, blank=True)
+    claimed_until: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(
+        null=True, blank=True
+    )
     result: models.JSONField[Any, Any] = models.JSONField(null=True, blank=True)
     # Of failed attempts, the newest last: [worker, class of the exception, traceback]
     errors: models.JSONField[Any, Any] = models.JSONField(default=list, blank=True)
     # When it may be pruned. Not null exactly once it is finished.
-    keep_until: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(null=True, blank=True)
+    keep_until: models.DateTimeField[datetime.datetime | None, datetime.datetime | None] = models.DateTimeField(
+        null=True, blank=True
+    )
 
     class Meta:
         verbose_name = "task"

@@ -58,21 +58,23 @@ class Attempt:
 
     def _run(self) -> str | None:
         found = get_task(self.row.name, self.row.backend)
-        args, kwargs = self.row.arguments["args"], self.row.arguments["kwargs"]
-        if not isinstance(found, Task):
-            from raftlog.contrib.queue.backend import call
-
-            return encode_result(self.row.name, call(found, self.row, args, kwargs))
         if not self.row.transactional:
-            return encode_result(found.name, found.function(*args, **kwargs))
+            return encode_result(self.row.name, self._call(found))
 
         @raftlog.retry_on_conflict
         def in_one_transaction() -> None:
             with task_transaction() as attempt:
-                attempt.result = found.function(*args, **kwargs)
+                attempt.result = self._call(found)
 
         in_one_transaction()
         return None
+
+    def _call(self, found: Any) -> Any:
+        if isinstance(found, Task):
+            return found.function(*self.row.arguments["args"], **self.row.arguments["kwargs"])
+        from raftlog.contrib.queue.backend import call  # needs Django's tasks API, which not everybody has
+
+        return call(found, self.row)
 
     def _failure(self) -> list[Any]:
         kind = sys.exc_info()[0] or Exception

@@ -30,6 +30,10 @@ MAX_ARGUMENT_BYTES: Final = 1 << 20
 # What may be said anew for one call: Task.using()
 _CHANGEABLE: Final = ("queue", "priority", "run_after", "max_attempts", "backoff", "visibility", "keep")
 
+_DESCRIBED: Final = (
+    *("name", "queue", "priority", "arguments", "max_attempts", "backoff", "visibility", "keep", "transactional"),
+)
+
 
 class Task:
     """A function that can be enqueued. Calling it runs it here and now, as ever. Immutable, thread-safe."""
@@ -48,10 +52,6 @@ class Task:
         transactional: bool = False,
         run_after: datetime.datetime | None = None,
     ) -> None:
-        if not callable(function) or inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError(
-                f"@task: {function!r} must be a plain function; in it, call async code with async_to_sync()"
-            )
         self.function = function
         self.name = name or f"{function.__module__}.{function.__qualname__}"
         self.queue = queue
@@ -99,8 +99,17 @@ class Task:
         rows = [self.row(*new_id(), (), kwargs) for kwargs in calls]
         return QueuedTask.objects.bulk_create(rows)
 
+    def describe(self, /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """A call of it as plain data, for the arguments of a command: see enqueue_described()."""
+        row = self.row(None, timezone.now(), args, kwargs)
+        return {key: getattr(row, key) for key in _DESCRIBED}
+
     def enqueue_in(self, ctx: Any, /, *args: Any, **kwargs: Any) -> QueuedTask:
-        """enqueue() for a command, which must do the same on every node: id and time come from its context."""
+        """enqueue() for a command, which must do the same on every node: id and time come from its context.
+
+        The task's options come from each node's code. Where they may differ (during an upgrade), hand describe() to
+        the command as an argument, and call enqueue_described().
+        """
         row = self.row(*id_in_command(ctx), args, kwargs)
         row.save(force_insert=True)
         return row
@@ -146,6 +155,14 @@ class Task:
         after = self.run_after
         if after is not None and (not isinstance(after, datetime.datetime) or timezone.is_naive(after)):
             raise ValueError(f"task {self.name}: run_after is {after!r}; give an aware datetime, or a timedelta")
+
+
+def enqueue_described(ctx: Any, call: dict[str, Any]) -> QueuedTask:
+    """In a command: enqueue what describe() gave, due at once, the same on every node whatever its code says."""
+    task_id, now = id_in_command(ctx)
+    row = QueuedTask(id=task_id, enqueued_at=now, run_after=now, **call)
+    row.save(force_insert=True)
+    return row
 
 
 def as_json(name: str, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -239,6 +256,10 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Task 
     """
 
     def declare(function: Callable[..., Any]) -> Task:
+        if not callable(function) or inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"@task: {function!r} must be a plain function; in it, call async code with async_to_sync()"
+            )
         made = Task(function, **options)
         other = _named.setdefault(made.name, made)
         if (other.function.__module__, other.function.__qualname__) != (function.__module__, function.__qualname__):

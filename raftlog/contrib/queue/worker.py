@@ -274,6 +274,8 @@ class Worker:
         try:
             while (held := self._next()) is not None:
                 outcome = held.attempt.outcome()
+                if held.attempt.is_settled and held.attempt.row.backend:
+                    self._tell_django([held.attempt.row])
                 close_old_connections()
                 self._ran(held, outcome)
         except BaseException as error:  # noqa: BLE001  (handed to run())
@@ -308,7 +310,8 @@ class Worker:
         try:
             while outcomes := self._take_outcomes():
                 answers = self._insistent.propose(commands.complete, {"outcomes": outcomes}, self._stopping)
-                self._recorded(outcomes, answers or [False] * len(outcomes))
+                finished = self._recorded(outcomes, answers or [False] * len(outcomes))
+                self._tell_django(finished)
         except BaseException as error:  # noqa: BLE001  (handed to run())
             self._die(error)
         finally:
@@ -327,12 +330,26 @@ class Worker:
             taken, self._outcomes = self._outcomes[:count], self._outcomes[count:]
             return taken
 
-    def _recorded(self, outcomes: list[list[Any]], answers: list[bool]) -> None:
+    def _recorded(self, outcomes: list[list[Any]], answers: list[bool]) -> list[QueuedTask]:
+        """Settle what was recorded; returns those of Django's tasks API among them."""
+        of_django = []
         with self._changed:
             for (task_id, token, _, kind, _), is_recorded in zip(outcomes, answers, strict=True):
-                self._held.pop((task_id, token), None)
+                held = self._held.pop((task_id, token), None)
+                if held is not None and is_recorded and held.attempt.row.backend:
+                    of_django.append(held.attempt.row)
                 self._count(**{"lost" if not is_recorded else "failed" if kind else "completed": 1})
             self._changed.notify_all()
+        return of_django
+
+    def _tell_django(self, rows: list[QueuedTask]) -> None:
+        for row in rows:
+            from raftlog.contrib.queue.backend import tell_finished
+
+            try:
+                tell_finished(row)
+            except Exception:  # a receiver's trouble is not the worker's
+                logger.exception("a receiver of task_finished failed for %s", row)
 
     def _count(self, *, completed: int = 0, failed: int = 0, lost: int = 0) -> None:
         """_changed: held."""

@@ -1,0 +1,22 @@
+"""The Django app of scheduled jobs. Having it installed makes each node run the ticker, which acts while it leads."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
+
+import raftlog
+
+
+class ScheduleConfig(AppConfig):
+    name = "raftlog.contrib.schedule"
+    label = "raftlog_schedule"
+    verbose_name = "Raft: scheduled jobs"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from raftlog.contrib.schedule import ticker
+
+        autodiscover_modules("tasks")
+        autodiscover_modules("schedule")
+        raftlog.node_service(ticker.run)
