@@ -17,11 +17,7 @@ LAYERS: list[set[str]] = [
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
-<<<<<<< HEAD
-    {"node", "node_process", "host", "feed"},
-=======
-    {"node", "node_process", "node_services", "host"},
->>>>>>> b955760 (A task queue in the replicated database, and services of the node)
+    {"node", "node_process", "node_services", "host", "feed"},
     {"comparison", "digests", "disaster", "snapshots"},
     {"models"},
     {"replication", "transport"},
