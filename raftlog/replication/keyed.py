@@ -40,12 +40,15 @@ class IdempotencyName(NamedTuple):
 
 class _Numbered:
     def __init__(self, name: IdempotencyName) -> None:
-        self._name = name
+        self._scope = name.scope
+        # Room for the number: a longer key is taken by what stands for it.
+        is_short = len(name.key) <= MAX_KEY_LENGTH - 10
+        self._key = name.key if is_short else codec.digest(name.key).hex()
         self._count = 0
 
     def next(self) -> IdempotencyName:
         self._count += 1
-        return IdempotencyName(self._name.scope, f"{self._name.key}/{self._count}")
+        return IdempotencyName(self._scope, f"{self._key}/{self._count}")
 
 
 _numbered: ContextVar[_Numbered | None] = ContextVar("raftlog_numbered_keys", default=None)
