@@ -1,4 +1,4 @@
-"""docs/tutorial.md works as it is printed."""
+"""The tutorials work as they are printed."""
 
 import urllib.request
 
@@ -23,4 +23,12 @@ def test_the_tutorial_works_from_startproject_to_three_equal_databases(tmp_path)
                 assert b"Django administration" in page.read()
             with urllib.request.urlopen(f"{address}/static/admin/css/base.css", timeout=30) as style:
                 assert b"--primary" in style.read()
+        wait_until(tutorial.databases_are_equal, "the databases of all nodes are equal")
+
+
+def test_the_tutorial_of_the_batteries_works_though_a_leader_is_killed_in_it(tmp_path):
+    with Tutorial(tmp_path, "docs/tutorial-batteries.md") as tutorial:
+        kinds = [kind for kind, _, _ in tutorial.blocks]
+        assert (kinds.count("prints"), kinds.count("kill"), kinds.count("create")) == (6, 1, 2)
+        tutorial.follow()
         wait_until(tutorial.databases_are_equal, "the databases of all nodes are equal")

@@ -1,4 +1,7 @@
-"""docs/tutorial.md, carried out: its code blocks are taken from the page and run; only the ports differ."""
+"""The tutorials, carried out: the code blocks of a page are taken from it and run; only the ports differ.
+
+A block says in a comment before it what it is: commands to run, a file to write, what was printed.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +42,7 @@ class Tutorial:
         self.nodes: dict[str, subprocess.Popen] = {}
         self.commands: dict[str, str] = {}
         self.printed: list[str] = []
+        self._looked: str | None = None  # commands that may be run again until they print what the page says
         self.environment = {
             "PATH": f"{folder}/bin:/usr/bin:/bin",
             "PYTHONPATH": str(ROOT),
@@ -84,8 +88,35 @@ class Tutorial:
     # What the page says to do
 
     def _run(self, _: str, text: str) -> None:
+        self._looked = None
+        self.printed.append(self._bash(text))
+
+    def _look(self, _: str, text: str) -> None:
+        self._looked = text
+        self.printed.append(self._bash(text))
+
+    def _bash(self, text: str) -> str:
         where = self.project if self.project.exists() else self.folder
-        self._check(["bash", "-euo", "pipefail", "-c", text], where)
+        return self._check(["bash", "-euo", "pipefail", "-c", text], where)
+
+    def _prints(self, _: str, text: str) -> None:
+        """Every line of it stands in what the commands before printed."""
+
+        def printed() -> bool:
+            found = self.printed[-1]
+            if all(line in found for line in text.splitlines()):
+                return True
+            assert self._looked is not None, f"the page says\n{text}and it printed\n{found}"
+            self.printed[-1] += self._bash(self._looked)
+            return False
+
+        wait_until(printed, f"it prints\n{text}")
+
+    def _kill(self, node_id: str, _: str) -> None:
+        self.kill(node_id)
+
+    def _start(self, node_id: str, _: str) -> None:
+        self.start(node_id)
 
     def _append(self, path: str, text: str) -> None:
         with (self.project / path).open("a") as file:
@@ -93,6 +124,10 @@ class Tutorial:
 
     def _write(self, path: str, text: str) -> None:
         assert (self.project / path).exists()  # made by startapp
+        (self.project / path).write_text(text)
+
+    def _create(self, path: str, text: str) -> None:
+        assert not (self.project / path).exists()
         (self.project / path).write_text(text)
 
     def _terminals(self, _: str, text: str) -> None:
