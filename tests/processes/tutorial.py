@@ -93,11 +93,16 @@ class Tutorial:
 
     def _look(self, _: str, text: str) -> None:
         self._looked = text
-        self.printed.append(self._bash(text))
+        self.printed.append("")
 
     def _bash(self, text: str) -> str:
         where = self.project if self.project.exists() else self.folder
         return self._check(["bash", "-euo", "pipefail", "-c", text], where)
+
+    def _look_again(self) -> str:
+        """What it prints now; a node that has just been started may not answer yet."""
+        assert self._looked is not None
+        return self._execute(["bash", "-c", self._looked], self.project, None).stdout
 
     def _prints(self, _: str, text: str) -> None:
         """Every line of it stands in what the commands before printed."""
@@ -107,7 +112,7 @@ class Tutorial:
             if all(line in found for line in text.splitlines()):
                 return True
             assert self._looked is not None, f"the page says\n{text}and it printed\n{found}"
-            self.printed[-1] += self._bash(self._looked)
+            self.printed[-1] += self._look_again()
             return False
 
         wait_until(printed, f"it prints\n{text}")

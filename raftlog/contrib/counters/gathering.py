@@ -55,8 +55,9 @@ class Gatherer:
             self._waiting[name] = min(max(self._waiting.get(name, 0) + n, -LARGEST), LARGEST)
             self._added += 1
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="raftlog-counters")
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="raftlog-counters")
+                thread.start()  # raises RuntimeError where the interpreter is too far in its end
+                self._thread = thread
 
     def flush(self, timeout: float | None) -> bool:
         with self._changed:
