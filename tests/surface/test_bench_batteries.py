@@ -32,7 +32,7 @@ def test_what_does_not_answer_is_named_and_not_measured(monkeypatch):
 
 def test_every_battery_is_found_and_can_be_named():
     found = batteries.find_batteries()
-    assert {"counters", "flags", "locks", "sequences"} <= found.keys()
+    assert {"counters", "flags", "locks", "queue", "sequences"} <= found.keys()
     with pytest.raises(CommandError, match="--only nothing: there is no such battery; there are "):
         call_command("raft", "bench", "--batteries", "--only=nothing")
 

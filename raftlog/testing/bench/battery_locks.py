@@ -49,7 +49,7 @@ def redis_lock(shared: bool) -> Callable[[], int]:
     import redis
 
     client = redis.Redis.from_url(redis_side.URL)
-    name = lock_name(shared)
+    name = redis_side.PREFIX + lock_name(shared)
 
     def cycle() -> int:
         with client.lock(name, timeout=TTL):
