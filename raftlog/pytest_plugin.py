@@ -7,13 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from raftlog.testing.cluster import Cluster
+    from raftlog.testing.determinism.checking import Determinism
     from raftlog.testing.inline import Inline
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("raftlog").addoption(
+        "--raft-record",
+        metavar="FOLDER",
+        help="keep what tests propose through raft_inline, for `manage.py raft determinism --cases FOLDER`",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,12 +61,25 @@ def raft_needs_app() -> None:
 
 
 @pytest.fixture
-def raft_inline(raft_needs_app: None, raft_test_database: None) -> Iterator[Inline]:
+def raft_inline(request: pytest.FixtureRequest, raft_needs_app: None, raft_test_database: None) -> Iterator[Inline]:
     """What is proposed applies at once, on the test's connection, and is rolled back with the test."""
     from raftlog.testing.inline import Inline
 
     with Inline() as inline:
+        # Where the plugin was loaded late, there is no such option.
+        if folder := request.config.getoption("--raft-record", None):
+            from raftlog.testing.determinism.recorder import record
+
+            record(inline, Path(folder))
         yield inline
+
+
+@pytest.fixture
+def raft_determinism(raft_needs_app: None, raft_test_database: None) -> Determinism:
+    """`raft_determinism.check(buy, item_id=3)`: is the command the same on every node, on the test's data?"""
+    from raftlog.testing.determinism.checking import Determinism
+
+    return Determinism()
 
 
 @pytest.fixture

@@ -12,7 +12,9 @@ from typing import Any
 
 from django.test import SimpleTestCase, TestCase
 
+from raftlog.replication.registry import Command
 from raftlog.testing.cluster import Cluster
+from raftlog.testing.determinism.checking import Determinism
 from raftlog.testing.inline import Inline
 
 
@@ -42,6 +44,10 @@ class RaftInlineMixin:
     def setUp(self) -> None:
         self.raft_inline.reset()
         super().setUp()  # type: ignore[misc]
+
+    def assertDeterministic(self, command: Command, /, **arguments: Any) -> None:
+        """`command` does the same on every node, on what the test's database holds; see Determinism.check()."""
+        Determinism().check(command, **arguments)
 
 
 class RaftInlineTestCase(RaftInlineMixin, TestCase):

@@ -59,6 +59,15 @@ def test_the_pages_tests_pass_under_pytest(project):
     assert f"{written} passed" in ran.stdout
 
 
+def test_what_tests_propose_can_be_recorded_and_checked(project, tmp_path):
+    ran = run_pytest(project, "--ds=settings", "--raft-record", str(tmp_path / "cases"), "test_shop.py")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    arguments = ("-m", "raftlog.testing.determinism", "--cases", str(tmp_path / "cases"))
+    ran = run(project, *arguments, "shop.buy", DJANGO_SETTINGS_MODULE="settings")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 cases of 1 commands: none of them differ" in ran.stdout
+
+
 def test_and_under_djangos_runner(project):
     ran = run(project, "-m", "django", "test", "shop", DJANGO_SETTINGS_MODULE="settings")
     assert ran.returncode == 0, ran.stdout + ran.stderr
