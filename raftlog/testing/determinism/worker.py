@@ -57,13 +57,14 @@ def run(task: dict[str, Any], number: int, case: int, conditions: list[str], sit
 def attempt(alias: str, of_case: dict[str, Any], path: Path, conditions: list[str], site: str) -> dict[str, Any]:
     from django.db import connections, transaction
 
-    from raftlog.replication import codec
+    from raftlog.replication import calling, codec
     from raftlog.replication.context import CommandContext, applying
     from raftlog.replication.registry import registry
     from raftlog.testing.cluster_databases import STOCK, make_wrapper, redirected
-    from raftlog.testing.inline import check_whole, encode_result
+    from raftlog.testing.inline import check_whole
 
-    name, version, arguments = codec.decode_command(bytes.fromhex(of_case["body"]))
+    body = codec.decode_body(bytes.fromhex(of_case["body"]))
+    name, version = body.name, body.version
     command = registry.get(name, version)
     if command is None:
         raise LookupError(f"the command {name!r} version {version} is in none of this project's modules `commands`")
@@ -81,8 +82,8 @@ def attempt(alias: str, of_case: dict[str, Any], path: Path, conditions: list[st
             with transaction.atomic(using=alias), wrapper.execute_wrapper(traced(under, wrapper, statements)), under:
                 install_functions(wrapper.connection)
                 with returned:
-                    value = command.function(context, **arguments)
-                ended = ["returned", repr(value), encode_result(command, value).hex(), returned.site]
+                    result = calling.run(alias, command, context, body).result
+                ended = ["returned", repr(codec.decode(result)), result.hex(), returned.site]
                 check_whole(alias)
                 wrapper.run_on_commit = []  # effects outside the database are not what is checked
         except Exception as error:  # noqa: BLE001  (how a command ends is what is compared)
