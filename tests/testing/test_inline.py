@@ -1,5 +1,6 @@
 """raft_inline: commands apply at once, in the test's own transaction, with the log's verdicts."""
 
+import contextlib
 import datetime
 
 import pytest
@@ -9,28 +10,51 @@ from django.test import TestCase
 
 import raftlog
 from raftlog import command
+from raftlog.backends.log import InlineLog, log_replaced
 from raftlog.replication import propose
 from raftlog.replication.registry import registry
 from raftlog.testing.django import RaftInlineMixin, RaftInlineTestCase
 from raftlog.testing.inline import Inline
+from tests.backends import postgresql
+from tests.replication.conftest import default_database, make_tables, postgresql_database, sqlite_database
 from tests.replication.warehouse.commands import OutOfStock, add_item, order, swallow, take
 from tests.replication.warehouse.models import Item, Order
 
 
+@contextlib.contextmanager
+def inline_in_a_test():
+    """Inside what Django's TestCase wraps a test in."""
+    atomic = transaction.atomic()
+    atomic._from_testcase = True
+    with atomic, Inline() as inline:
+        yield inline
+        transaction.set_rollback(True)
+
+
+@contextlib.contextmanager
+def replicated_postgresql():
+    with log_replaced("default", InlineLog()), default_database(postgresql.settings(8)):
+        make_tables()
+        yield
+
+
 @pytest.fixture
 def replicated_inline(replicated_sqlite):
-    """The same on a raftlog backend, inside what Django's TestCase wraps a test in."""
-    with replicated_sqlite():
-        atomic = transaction.atomic()
-        atomic._from_testcase = True
-        with atomic, Inline() as inline:
-            yield inline
-            transaction.set_rollback(True)
+    with replicated_sqlite(), inline_in_a_test() as inline:
+        yield inline
 
 
-@pytest.fixture(params=["stock", "replicated"])
-def inline(request):
-    return request.getfixturevalue("raft_inline" if request.param == "stock" else "replicated_inline")
+@pytest.fixture(params=["sqlite", "replicated sqlite", "postgresql", "replicated postgresql"])
+def inline(request, replicated_sqlite, tmp_path, django_db_blocker):
+    """Each backend, as a project's tests have it."""
+    opened = {
+        "sqlite": lambda: sqlite_database(tmp_path),
+        "replicated sqlite": replicated_sqlite,
+        "postgresql": postgresql_database,
+        "replicated postgresql": replicated_postgresql,
+    }[request.param]
+    with django_db_blocker.unblock(), opened(), inline_in_a_test() as inline:
+        yield inline
 
 
 @pytest.fixture
@@ -178,6 +202,21 @@ def test_a_conflict_meets_the_next_commit_and_the_projects_retry(replicated_inli
     with pytest.raises(IntegrityError), transaction.atomic():
         Item.objects.create(name="other")
     assert Item.objects.count() == 1
+
+
+def test_a_conflict_meets_a_real_commit_too(replicated_sqlite):
+    attempts = []
+
+    @raftlog.retry_on_conflict
+    def create() -> None:
+        attempts.append(1)
+        with transaction.atomic():
+            Item.objects.create(name=f"attempt {len(attempts)}")
+
+    with replicated_sqlite(), Inline() as inline:
+        inline.fail_next(raftlog.TransactionConflict)
+        create()
+        assert [item.name for item in Item.objects.all()] == ["attempt 2"]
 
 
 def test_what_has_committed_before_the_conflict_is_not_run_again(replicated_inline):
