@@ -37,14 +37,14 @@ _NOTHING: Final = object()
 class Request:
     """What is asked for under one key, inside `with raftlog.idempotent(…)`. Used by one thread."""
 
-    def __init__(self, name: IdempotencyName, asked: Any) -> None:
+    def __init__(self, name: IdempotencyName, asked: Any, alias: str) -> None:
         self.key = name.key
         self.scope = name.scope
         # It was done before; `result` is what was recorded then. Whatever is done now is rolled back.
         self.is_repeat = False
         # To be recorded, and returned for a repeat: any value that can be a command's argument.
         self.result: Any = None
-        self._alias = propose.limits().alias
+        self._alias = alias
         self._keyed = name.asking("transaction", asked)
         self._is_discarded = False
 
@@ -137,7 +137,7 @@ class idempotent:
         if self._block is not None:
             raise TypeError("idempotent(): each `with` needs an idempotent() of its own")
         asked = None if self._asked is _NOTHING else self._asked
-        self._block = _once(IdempotencyName(self._scope, self._key), asked)
+        self._block = once(IdempotencyName(self._scope, self._key), asked, propose.limits().alias)
         return self._block.__enter__()
 
     def __exit__(
@@ -156,7 +156,7 @@ class idempotent:
 
         signature = inspect.signature(function)
 
-        def once(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             key = self._key(*args, **kwargs) if callable(self._key) else self._key
             scope = self._scope(*args, **kwargs) if callable(self._scope) else self._scope
             if callable(self._asked):
@@ -167,32 +167,32 @@ class idempotent:
                 asked = [f"{function.__module__}.{function.__qualname__}", given.arguments]
             else:
                 asked = self._asked
-            with _once(IdempotencyName(scope, key), asked) as request:
+            with once(IdempotencyName(scope, key), asked, propose.limits().alias) as request:
                 if not request.is_repeat:
                     request.result = function(*args, **kwargs)
             result: Result = request.result
             return result
 
-        once.__qualname__ = function.__qualname__
-        retried = retry_on_conflict(once)
+        run.__qualname__ = function.__qualname__
+        retried = retry_on_conflict(run)
 
         @functools.wraps(function)
         def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
             is_inside = connections[propose.limits().alias].in_atomic_block
-            return once(*args, **kwargs) if is_inside else retried(*args, **kwargs)
+            return run(*args, **kwargs) if is_inside else retried(*args, **kwargs)
 
         return wrapper
 
 
 @contextmanager
-def _once(name: IdempotencyName, asked: Any) -> Iterator[Request]:
+def once(name: IdempotencyName, asked: Any, alias: str) -> Iterator[Request]:
+    """What idempotent() does, on one database."""
     if is_applying():
         raise InsideTransaction(
             "idempotent() was used by a command that is being applied: give the key to the command where it is "
             "proposed, with_options(idempotency_key=…)"
         )
-    request = Request(name, asked)
-    alias = request._alias
+    request = Request(name, asked, alias)
     is_outermost = not connections[alias].in_atomic_block
     try:
         with transaction.atomic(using=alias):

@@ -23,10 +23,11 @@ import msgspec
 from raftlog.replication.slots import first_slot
 
 # raftlog's own tables: each node makes them for itself. Tables of its batteries (raftlog_locks_…) are replicated.
+NODE_LOCAL_TABLES: Final = ("raftlog_change", "raftlog_changefeed")  # of them: what differs from node to node
 OWN_TABLES: Final = (
     *("raftlog_appliedindex", "raftlog_clientsession", "raftlog_sessionresult"),
     *("raftlog_positions", "raftlog_tables", "raftlog_slots", "raftlog_counters"),
-    *("raftlog_change", "raftlog_changefeed"),
+    *NODE_LOCAL_TABLES,
 )
 OWN_TABLES_SQL: Final = ", ".join(f"'{name}'" for name in OWN_TABLES)
 # Of the triggers that raftlog makes for itself.

@@ -48,6 +48,9 @@ class Attempt:
     # A command, in place of calls.
     command: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
+    # Its idempotency key, and the result that it was told, encoded; b"": none.
+    key: str = ""
+    told: bytes = b""
 
     def text(self) -> str:
         lines = [f"{self.who}, on entry {self.base}, {self.ending.value} {self.error}".rstrip()]

@@ -55,6 +55,7 @@ class SqlClient:
         self.host = host
         self.name = name
         self.rng = rng
+        self.keys_rng = workload.simulation.rng(f"idempotency keys of {name}")
         self.generation = 0
         self.number = 0
         self.attempt = Attempt(name)
@@ -188,7 +189,7 @@ class SqlClient:
         elif kind < schema_share + 0.2:
             program.alone(rng.choice(steps.ALONE))
         else:
-            program.together(steps.some_steps(rng, 6))
+            program.together(steps.some_steps(rng, 6), used=self.workload.keys.draw(self.keys_rng))
         if "no such table" in self.attempt.error:
             self.plain = "simple" if self.plain == "plain" else "plain"
 
@@ -217,8 +218,16 @@ class SqlClient:
 
     def _begin_command(self) -> None:
         name, arguments = self._draw_command()
-        self.attempt = Attempt(self.label, command=name, arguments=arguments)
-        self._propose(WantsProposal(COMMAND, codec.encode_command(name, 1, arguments)))
+        used = self.workload.keys.draw(self.keys_rng, name, arguments)
+        if used is None:
+            self.attempt = Attempt(self.label, command=name, arguments=arguments)
+            body = codec.encode_command(name, 1, arguments)
+        else:
+            self.simulation.count("commands with a key")
+            name, arguments = used.command, used.arguments
+            self.attempt = Attempt(self.label, command=name, arguments=arguments, key=used.key)
+            body = codec.encode_command(name, 1, arguments, used.name.asking("command", name, arguments))
+        self._propose(WantsProposal(COMMAND, body))
 
     def _draw_command(self) -> tuple[str, dict[str, Any]]:
         rng = self.rng
@@ -246,6 +255,7 @@ class SqlClient:
             attempt.ending = Ending.UNKNOWN
         elif outcome.status in (APPLIED, FAILED):
             attempt.ending = Ending.APPLIED if outcome.status == APPLIED else Ending.INTEGRITY
+            attempt.told = outcome.result if outcome.status == APPLIED else b""
         else:
             attempt.ending = Ending.NOT_PROPOSED
         self.simulation.count(f"commands {attempt.ending.value}")

@@ -115,3 +115,48 @@ def _applied_index_apart() -> list[Patch]:
         (apply.DatabaseStateMachine, "_transact", transact),
         (run, "write_applied", lambda *arguments: None),
     ]
+
+
+@mutation("key-recorded-apart", "a command's idempotency key is recorded in a transaction of its own", workload="sql")
+def _key_recorded_apart() -> list[Patch]:
+    configure_django()
+    from django.db import transaction
+
+    from raftlog.replication import apply, calling
+
+    pending: list[tuple[Any, ...]] = []
+
+    def transact(self: Any, database: Any, *arguments: Any) -> Any:
+        pending.clear()
+        done = original(self, database, *arguments)
+        for each in pending:
+            with transaction.atomic(using=self.alias):
+                record(*each)
+        return done
+
+    original, record = apply.DatabaseStateMachine._transact, calling._record
+    return [
+        (apply.DatabaseStateMachine, "_transact", transact),
+        (calling, "_record", lambda *arguments: pending.append(arguments)),
+    ]
+
+
+@mutation(
+    "key-not-looked-up", "a transaction with an idempotency key does not look whether it was used", workload="sql"
+)
+def _key_not_looked_up() -> list[Patch]:
+    configure_django()
+    from raftlog.backends import idempotent
+    from raftlog.replication import idempotency
+    from raftlog.replication.tables import IdempotencyKey
+
+    def close(self: Any) -> None:
+        IdempotencyKey.objects.using(self._alias).filter(pk=idempotency.row_id(self.scope, self.key)).delete()
+        original(self)
+
+    def find(self: Any) -> bool:
+        self._before, self._log_time = None, idempotent.log_time(self._alias)
+        return False
+
+    original = idempotent.Request._close
+    return [(idempotent.Request, "_find", find), (idempotent.Request, "_close", close)]

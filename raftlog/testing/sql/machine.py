@@ -14,6 +14,7 @@ from django.db.utils import Error as DjangoDatabaseError
 from raftlog.consensus.entries import EntryBatch
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.run import entries as entries_of
+from raftlog.replication.shapes import NODE_LOCAL_TABLES
 from raftlog.runtime.ports import Outcome
 from raftlog.testing.sql import commands
 
@@ -99,11 +100,14 @@ def executor(alias: str) -> Callable[..., list[Any]]:
 
 
 def contents(connection: sqlite3.Connection) -> dict[str, Any]:
-    """Every table, raftlog's and SQLite's too, and the schema itself, comparable between databases."""
+    """Every table, raftlog's and SQLite's too, and the schema itself, comparable between databases.
+
+    But for what each node keeps for itself.
+    """
     schema = connection.execute("SELECT type, name, sql FROM main.sqlite_master ORDER BY 1, 2").fetchall()
     found: dict[str, Any] = {"": schema}
     for kind, name, _ in schema:
-        if kind == "table":
+        if kind == "table" and name not in NODE_LOCAL_TABLES:
             found[name] = rows_of(connection, name)
     return found
 

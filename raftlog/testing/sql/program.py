@@ -10,15 +10,22 @@ from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog.backends.exceptions import TransactionConflict, TransactionNotProposed, TransactionOutcomeUnknown
+from raftlog.backends.idempotent import once
 from raftlog.backends.sqlite3.transaction import State
+from raftlog.replication import codec
+from raftlog.replication.idempotency import row_id
 from raftlog.testing.sql.attempt import Attempt, Call, Ending
 from raftlog.testing.sql.worker import here
 
 if TYPE_CHECKING:
     from raftlog.testing.sql.client import SqlClient
+    from raftlog.testing.sql.keys import Used
 
 # What a statement may say when the schema is another than its author thought.
 SCHEMA_ERRORS: Final = ("no such", "duplicate column", "already exists", "already another", "has no column")
+
+
+INSERT_KEY: Final = "INSERT INTO raftlog_idempotencykey VALUES (%s, %s, %s, %s, %s, %s, %s)"
 
 
 class Pause:
@@ -51,8 +58,12 @@ class Program:
         self.attempt.alone = True
         return self._end(lambda: self._guarded(step))
 
-    def together(self, steps: list[Callable[[Program], None]], *, remake: bool = False) -> Attempt:
-        """All steps in one transaction; now and then it is rolled back at its end."""
+    def together(
+        self, steps: list[Callable[[Program], None]], *, remake: bool = False, used: Used | None = None
+    ) -> Attempt:
+        """All steps in one transaction, once for a key; now and then it is rolled back at its end."""
+        if used is not None:
+            return self._end(lambda: self._once(steps, used))
         changes_mind = self.rng.random() < 0.04
 
         def run() -> None:
@@ -66,6 +77,27 @@ class Program:
                 self._note_base()
 
         return self._end(run)
+
+    def _once(self, steps: list[Callable[[Program], None]], used: Used) -> None:
+        self.client.simulation.count("transactions with a key")
+        attempt = self.attempt
+        attempt.key = used.key
+        with once(used.name, used.key, self.alias) as request:
+            self.execute(f"SELECT count(*) FROM raftlog_idempotencykey WHERE id = '{row_id('', used.key)}'")
+            if not request.is_repeat:
+                for step in steps:
+                    self._guarded(step)
+                    self.pause(0.2)
+                request.result = attempt.who
+                self._note_base()
+                row = [row_id("", used.key), "", used.key, request._keyed.digest, 0, request._log_time]
+                insert = Call(INSERT_KEY, (*row, codec.encode(attempt.who)), ("count", 1))
+                attempt.calls.append(insert)
+        attempt.told = codec.encode(request.result)
+        if request.is_repeat:
+            self.client.simulation.count("transactions repeated")
+            if attempt.entries:
+                raise TransactionConflict("another one with its key was first")
 
     def _editor(self) -> Any:
         self.attempt.foreign_keys_off = True

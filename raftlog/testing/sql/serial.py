@@ -16,6 +16,8 @@ from django.db import connections
 from raftlog.consensus.entries import CLIENT_KINDS, COMMAND, KEY, OPEN_SESSION, EntryBatch, Run
 from raftlog.replication.certify import Verdict, VerdictKind, decode_verdict
 from raftlog.replication.context import CommandContext
+from raftlog.replication.idempotency import row_id
+from raftlog.replication.keyed import IdempotencyName
 from raftlog.replication.run import Entry
 from raftlog.replication.shapes import is_replicated
 from raftlog.runtime.ports import APPLIED, Outcome
@@ -25,6 +27,7 @@ from raftlog.testing.sql.attempt import Attempt, Call, Ending
 from raftlog.testing.sql.engine.base import turns
 from raftlog.testing.sql.host import declare, forget
 from raftlog.testing.sql.machine import ImpatientStateMachine, contents, difference, executor, in_words
+from raftlog.testing.sql.program import INSERT_KEY
 from raftlog.testing.sql.turn import HostTurn
 
 if TYPE_CHECKING:
@@ -86,7 +89,9 @@ class _Check:
             for attempt in self.based_on.get(entry.index, ()):
                 self.look_back(attempt)
         for attempt in self.workload.attempts:
-            self.check_ending(attempt)
+            if not attempt.key:
+                self.check_ending(attempt)
+        self.check_keys()
         self.compare(end)
         self.connection.close()
 
@@ -196,6 +201,8 @@ class _Check:
             raise Violation("serializable", text)
         if has_succeeded:
             self.effective.add(entry.index)
+            if attempt.key:
+                self.connection.execute(INSERT_KEY.replace("%s", "?"), key_row(attempt, entry, outcome))
 
     def plain_executor(self) -> Callable[..., list[Any]]:
         def execute(sql: str, *parameters: Any) -> list[Any]:
@@ -214,6 +221,23 @@ class _Check:
         if not least <= had_effect.count(True) <= most:
             raise Violation("acknowledged exactly once", f"its entries had an effect: {had_effect}:\n{attempt.text()}")
 
+    def check_keys(self) -> None:
+        """6. Under one idempotency key one entry has an effect, and all who are answered are told its result."""
+        by_key: dict[str, list[Attempt]] = {}
+        for attempt in self.workload.proposed.values():
+            if attempt.key and attempt not in by_key.setdefault(attempt.key, []):
+                by_key[attempt.key].append(attempt)
+        for attempt in self.workload.attempts:
+            if attempt.key and attempt not in by_key.setdefault(attempt.key, []):
+                by_key[attempt.key].append(attempt)
+        for key, attempts in by_key.items():
+            effects = sum(self.had_effect(entry) is True for attempt in attempts for entry in attempt.entries)
+            told = {attempt.told for attempt in attempts if attempt.told}
+            if effects > 1 or len(told) > effects:
+                text = "\n".join(attempt.text() for attempt in attempts)
+                words = f"{effects} entries with the key {key} had an effect, and {sorted(told)} were told:\n{text}"
+                raise Violation("once for each key", words)
+
     def had_effect(self, key: bytes) -> bool | None:
         """None: it is not in the log."""
         index = self.applied.get(key)
@@ -224,6 +248,12 @@ class _Check:
         mine, theirs = _replicated(contents(self.connection)), _replicated(end)
         if mine != theirs:
             raise Violation("no update lost", f"plain SQLite against the cluster: {difference(mine, theirs)}")
+
+
+def key_row(attempt: Attempt, entry: Entry, outcome: Outcome) -> tuple[Any, ...]:
+    """What stands in the database of a command that was done under a key."""
+    keyed = IdempotencyName("", attempt.key).asking("command", attempt.command, attempt.arguments)
+    return row_id("", attempt.key), "", attempt.key, keyed.digest, entry.index, entry.log_time, outcome.result
 
 
 def _replicated(found: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,12 @@ SCHEMA: Final = (
     "CREATE TABLE plain (a, b)",
     "INSERT INTO counter VALUES (1, 0, ''), (2, 0, ''), (3, 0, '')",
 )
+# As the migration of raftlog.models.IdempotencyKey makes it.
+KEYS_TABLE: Final = (
+    "CREATE TABLE raftlog_idempotencykey (id varchar(32) NOT NULL PRIMARY KEY, scope varchar(200) NOT NULL,"
+    " key varchar(200) NOT NULL, digest BLOB NOT NULL, entry_index bigint NOT NULL, log_time bigint NOT NULL,"
+    " result BLOB NOT NULL)"
+)
 NAMES: Final = ("ada", "bob", "cyd", "dan", "eve")
 # Keys that people name by hand: far above those of the counter.
 NAMED_KEYS: Final = (1_000_001, 1_000_002, 1_000_003)
@@ -322,3 +328,5 @@ SCHEMA_STEPS: Final = (add_column, migrate_data, rename_column, make_index, drop
 def make_schema(t: Program) -> None:
     for statement in SCHEMA:
         t.execute(statement)
+    if t.client.workload.keys.share:
+        t.execute(KEYS_TABLE)

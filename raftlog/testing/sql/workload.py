@@ -8,7 +8,8 @@ What must hold, besides what `testing.safety` checks:
    what they saw and changed: nothing that any of them did is lost, and nothing else is there.
 4. Each transaction saw one state: that of the entry it is based on.
 5. A transaction is refused only if an entry that it could not know of had an effect.
-6. What was acknowledged is in the log exactly once; what was refused had no effect.
+6. What was acknowledged is in the log exactly once; what was refused had no effect. Under one idempotency key one entry
+   has an effect, whoever asks for it, and all who are answered are told its result.
 7. No automatic key is used twice.
 8. Nobody meets "database is locked", or any error but those that the documentation names.
 
@@ -34,6 +35,7 @@ from raftlog.testing.safety import Violation
 from raftlog.testing.sql.attempt import Attempt, Ending
 from raftlog.testing.sql.client import SqlClient
 from raftlog.testing.sql.host import Host
+from raftlog.testing.sql.keys import draw_keys
 from raftlog.testing.sql.log import HostLog
 from raftlog.testing.sql.machine import SqlMachine, difference, in_words
 from raftlog.testing.sql.serial import check_serial
@@ -78,6 +80,7 @@ class SqlWorkload:
         self.simulation = simulation
         self.history = History()
         self.profile = draw_sql_profile(simulation.rng("sql"))
+        self.keys = draw_keys(simulation.rng("idempotency keys"))
         self.attempts: list[Attempt] = []
         # Key of a payload -> whose it is
         self.proposed: dict[bytes, Attempt] = {}
