@@ -18,6 +18,7 @@ from django.dispatch import Signal
 
 import raftlog
 from raftlog import signals
+from raftlog.asking import client_tls
 from raftlog.comparison import Comparison
 from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration, Server
@@ -43,6 +44,7 @@ from raftlog.disaster.adopting import data_of_this_host_alone
 from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
 from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
+from raftlog.observing.node_side import Observing
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
 from raftlog.replication.position import check_position
@@ -52,14 +54,13 @@ from raftlog.runtime.abilities import IDEMPOTENCY_KEYS, Abilities
 from raftlog.runtime.applied import AppliedWaiters
 from raftlog.runtime.loading import load_log
 from raftlog.runtime.log_only import LogOnlyStateMachine
-from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, PeerChannel, StateMachine
+from raftlog.runtime.ports import ChannelFactory, OnClose, OnMessage, Outcome, PeerChannel, StateMachine
 from raftlog.runtime.scrubber import Scrubber
 from raftlog.runtime.server import RaftServer
 from raftlog.snapshots.assembly import Snapshots
 from raftlog.storage import Storage, open_storage
 from raftlog.storage.members import MemberCommands, load_members, save_members
 from raftlog.storage.verify import Finding
-from raftlog.transport.client import NodeClient
 from raftlog.transport.handshake import Identity, RemoteHello
 from raftlog.transport.peer_channel import channel_factory
 from raftlog.transport.peer_requests import PeerRequests
@@ -114,6 +115,7 @@ class Node:
         self.digests: Digests | None = None
         # None: what is applied has no commands of its own.
         self.abilities: Abilities | None = None
+        self.observing = Observing(settings.node_id)
         self._events: queue.SimpleQueue[Event | MemberCommands | None] = queue.SimpleQueue()
         self._event_thread = threading.Thread(
             target=self._send_signals, name=f"raftlog-{settings.node_id}-events", daemon=True
@@ -284,6 +286,7 @@ class Node:
             self._keeper = make_keeper(settings, service, storage.log, self.describe, service.died)
         if database is not None:
             database.on_unknown_entry = service.withdraw
+            self.observing.count_sessions = lambda: len(database.sessions.committed)
             remembered = load_members(storage.filesystem, storage.directory)
             self.abilities = service.state.proposals.abilities = Abilities(
                 raft, service.state.monitor, self.identity.commands, remembered, self._events.put
@@ -359,6 +362,7 @@ class Node:
             if isinstance(event, dict):
                 self._remember_members(event)
                 continue
+            self.observing.happened(event)
             if isinstance(event, RemovedFromCluster):
                 self.removed.set()
             if isinstance(event, RecoveryEnded):
@@ -376,12 +380,17 @@ class Node:
         except OSError as error:
             logger.warning("what the members can apply is not kept over a restart: %s", error)
 
-    def _on_applied(self, applied_index: int) -> None:
-        """Tell who waits; and write the cluster's id into the folder once an entry that has it as a member is applied.
+    def _on_applied(self, index: int, outcomes: list[Outcome]) -> None:
+        """Entries up to `index` are in the database: tell who waits for them, and who watches."""
+        self.applied.applied(index)
+        self.observing.applied(index, outcomes)
+        self._pin_cluster_id(index)
+
+    def _pin_cluster_id(self, applied_index: int) -> None:
+        """Write the cluster's id into the folder once an entry that has this folder as a member is applied.
 
         Entries before that may be of another cluster, which this one was recovered or restored from.
         """
-        self.applied.applied(applied_index)
         metadata = self._storage.metadata
         if not metadata.cluster_id:
             raft = self.service.state.raft
@@ -463,31 +472,3 @@ def known_commands() -> dict[str, list[int]]:
     for name, version in [*registry.known(), IDEMPOTENCY_KEYS]:
         commands.setdefault(name, []).append(version)
     return commands
-
-
-def client_tls(settings: Settings) -> ssl.SSLContext:
-    """For outgoing wss connections: verify the other side, show our certificate."""
-    context = ssl.create_default_context(cafile=str(settings.tls_ca) if settings.tls_ca else None)
-    if settings.tls_certificate:
-        context.load_cert_chain(str(settings.tls_certificate), str(settings.tls_key) if settings.tls_key else None)
-    return context
-
-
-# From other code of the project
-
-
-def fetch_status(settings: Settings, target: str | None = None, timeout: float = 2.0) -> dict[str, Any]:
-    """Status of this host's node, or of the member at `target` (ws://host:port). Raises NodeUnavailable, OSError."""
-    context = client_tls(settings) if target and target.startswith("wss://") else None
-    client = NodeClient(
-        target or f"unix:{settings.socket_path}",
-        settings.secret_keys,
-        settings.cluster,
-        ssl_context=context,
-        connect_timeout=timeout,
-    )
-    try:
-        status: dict[str, Any] = client.request("status", timeout=timeout)
-        return status
-    finally:
-        client.close()

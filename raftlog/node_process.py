@@ -61,6 +61,10 @@ def run_node(
         tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
     turns = ClientTurns(node.service)
     services = NodeServices(settings.node_id, node.is_leader)
+
+    def refusals() -> dict[str, int]:
+        return application.inbound.refusals.counts
+
     application = raft_application(
         node.service,
         node.identity,
@@ -70,7 +74,7 @@ def run_node(
         max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
         requests={
-            "status": lambda arguments: node.status(),
+            **node.observing.requests(node.status, settings.data_dir, node.service.state.measures.as_data, refusals),
             **membership_requests(node.service),
             **inspection_requests(node.service),
             **node.requests(),

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
+from raftlog.asking import client_tls, fetch_status
 from raftlog.conf import Settings
 from raftlog.consensus.entries import KEY, OPEN_SESSION, client_payload
 from raftlog.exceptions import RaftlogError
-from raftlog.node import client_tls, fetch_status
 from raftlog.replication.digest import DONE, ENDED, FAILED, HASHING
 from raftlog.runtime import clock
 from raftlog.runtime.ports import APPLIED, Outcome

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from raftlog.asking import client_tls
 from raftlog.conf import Settings
 from raftlog.consensus.entries import EntryBatch
 from raftlog.exceptions import RaftlogError
-from raftlog.node import client_tls
 from raftlog.storage.inspect import open_for_reading
 from raftlog.storage.segmented_log import SegmentedLog
 from raftlog.transport.client import NodeClient

@@ -9,11 +9,11 @@ from typing import Any, Final
 from django.core.management.base import CommandError, CommandParser
 from rich.progress import BarColumn, Progress, TextColumn
 
+from raftlog.asking import client_tls, fetch_status
 from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration
 from raftlog.exceptions import RaftlogError
 from raftlog.management.output import Output
-from raftlog.node import client_tls, fetch_status
 from raftlog.runtime import clock
 from raftlog.runtime.status import configuration_as_data, configuration_from_data
 from raftlog.transport.client import NodeClient

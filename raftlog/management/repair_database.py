@@ -15,13 +15,13 @@ from typing import Any, Final
 from django.core.management.base import CommandError
 from django.db import DatabaseError, connections
 
+from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.disaster.emptying import drop_everything
 from raftlog.exceptions import ApplyStopped, DirectoryInUse, RaftlogError, StorageError
 from raftlog.management.checking import check_folder
 from raftlog.management.members import confirm
 from raftlog.management.output import Output
-from raftlog.node import fetch_status
 from raftlog.replication.tables import read_applied
 from raftlog.runtime import clock
 from raftlog.runtime.loading import load_log

@@ -10,12 +10,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse, RaftlogError, StorageError
 from raftlog.management.checking import finding_as_data
 from raftlog.management.members import confirm
 from raftlog.management.output import Output
-from raftlog.node import fetch_status
 from raftlog.storage.filesystem import FileSystem, RealFileSystem
 from raftlog.storage.layout import LOCK, load_metadata
 from raftlog.storage.repair import RepairPlan, carry_out, plan_repair

@@ -20,17 +20,20 @@ from raftlog.runtime.ports import MachineCare, Outcome, StateMachine
 LOOK_INTERVAL: Final = 0.25  # seconds between two looks around the database
 MAX_APPLY_BYTES: Final = 1 << 20  # payload bytes of one batch, and so about the size of one database transaction
 
+OnApplied = Callable[[int, list[Outcome]], None]
+
 
 def state_machine_main(
     state: ConsensusState,
     machine: StateMachine,
-    on_applied: Callable[[int], None],
+    on_applied: OnApplied,
     care: MachineCare,
     now_doing: Callable[[str], None],
 ) -> None:
     """Apply committed entries, in order, until the node stops. Monitor: takes it. Raises ApplyStopped, StorageError.
 
-    `on_applied` is called outside the monitor with the last index of each batch, before its callers are answered.
+    `on_applied` is called outside the monitor with the last index and the outcomes of each batch, before its callers
+    are answered.
     """
     applying = _Applying(state, machine, on_applied, care, now_doing)
     try:
@@ -63,7 +66,7 @@ class _Applying:
         self,
         state: ConsensusState,
         machine: StateMachine,
-        on_applied: Callable[[int], None],
+        on_applied: OnApplied,
         care: MachineCare,
         now_doing: Callable[[str], None],
     ) -> None:
@@ -111,7 +114,7 @@ class _Applying:
         now_doing(f"applying entries {batch.first_index}-{batch.last_index}")
         batch = state.pins.cut(batch)
         outcomes = apply_new(self._machine, batch)
-        self._on_applied(batch.last_index)
+        self._on_applied(batch.last_index, outcomes)
         state.applied(batch.last_index, outcomes)
         state.pins.applied(batch)
 
@@ -122,7 +125,7 @@ class _Applying:
             keys = self._state.proposals.waiting_keys()
         index, outcomes = self._care.install(keys)
         if index:
-            self._on_applied(index)
+            self._on_applied(index, outcomes)
             snapshots.installed(self._state, index, outcomes)
         else:
             snapshots.not_installed(self._state)

@@ -30,6 +30,7 @@ from raftlog.exceptions import InvalidEntry, NodeDiverged, NodeUnavailable, NotP
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.log_writer import LogWriter
+from raftlog.runtime.measures import Measures
 from raftlog.runtime.monitor import Monitor, MonitorCondition
 from raftlog.runtime.pins import Pins
 from raftlog.runtime.ports import (
@@ -90,6 +91,7 @@ class ConsensusState(LogWriter):
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
         self.reads = Reads(raft)
+        self.measures = Measures(raft)
         # Where the state-machine thread stops for a moment.
         self.pins = Pins()
         self.turns = Turns(raft, self.proposals.turns)
@@ -263,6 +265,7 @@ class ConsensusState(LogWriter):
         Returns what is to be called outside the monitor, with run(). Monitor: held.
         """
         raft = self.raft
+        self.measures.follow(now)
         self.watch_disk(now)
         self.save_hard_state()
         afterwards: Afterwards = []
@@ -349,11 +352,13 @@ class ConsensusState(LogWriter):
     def applied(self, index: int, outcomes: list[Outcome]) -> None:
         """Entries up to `index` (inclusive) are in the database: answer their callers. Monitor: takes it."""
         with self.monitor:
+            now = self.monitor.monotonic()
             self.raft.applied_to(index)
-            afterwards = _calls(self.proposals.resolve(outcomes))
+            self.measures.applied(index, now)
+            afterwards = _calls(self.proposals.resolve(outcomes, now, self.measures.total))
             afterwards += _read_calls(self.reads.applied())
             if not self.turns.is_idle:
-                afterwards += self._move_turns(self.monitor.monotonic())
+                afterwards += self._move_turns(now)
             self.role_changed.notify()
         run(afterwards)
 

@@ -24,6 +24,7 @@ from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import CommandNotSupported, NotLeader, NotNow, Overloaded
 from raftlog.runtime.abilities import Abilities
+from raftlog.runtime.measures import Histogram
 from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, ForwardProposals, ForwardResponse, Outcome
 from raftlog.runtime.turn_queue import TurnQueue
 
@@ -48,10 +49,11 @@ def refusal(key: bytes, error: str, text: str) -> Outcome:
 class Waiter:
     """One proposal that has no outcome yet."""
 
-    __slots__ = ("deadline", "done", "doubts", "payload", "placed_term", "placed_with")
+    __slots__ = ("came_at", "deadline", "done", "doubts", "payload", "placed_term", "placed_with")
 
-    def __init__(self, payload: bytes, deadline: float, done: Done) -> None:
+    def __init__(self, payload: bytes, deadline: float, done: Done, came_at: float) -> None:
         self.payload = payload
+        self.came_at = came_at
         self.deadline = deadline
         self.done = done
         # Where it was placed last ("": nowhere just now), and in which term.
@@ -115,7 +117,7 @@ class Proposals:
             key = payload[KEY]
             waiting = self._waiters.get(key)
             if waiting is None:
-                self._waiters[key] = Waiter(payload, deadline, done)
+                self._waiters[key] = Waiter(payload, deadline, done, now)
                 fresh.append(key)
             else:  # the same caller over a new connection
                 waiting.done = done
@@ -221,8 +223,13 @@ class Proposals:
 
     # From the log
 
-    def resolve(self, outcomes: Iterable[Outcome]) -> list[tuple[Done, list[Outcome]]]:
-        """Match applied entries with their callers. The caller calls each Done after it has left the monitor."""
+    def resolve(
+        self, outcomes: Iterable[Outcome], now: float = 0.0, waited: Histogram | None = None
+    ) -> list[tuple[Done, list[Outcome]]]:
+        """Match applied entries with their callers. The caller calls each Done after it has left the monitor.
+
+        `waited` counts how long each of them waited until `now`.
+        """
         answered: dict[Done, list[Outcome]] = {}
         pop, waiting_until = self._waiters.pop, self._waiting_until
         for outcome in outcomes:
@@ -230,6 +237,8 @@ class Proposals:
             if waiter is not None:
                 waiting_until[waiter.deadline] -= 1
                 answered.setdefault(waiter.done, []).append(outcome)
+                if waited is not None:
+                    waited.observe(now - waiter.came_at)
         return list(answered.items())
 
     # From changes of leadership and the wire

@@ -18,7 +18,7 @@ from raftlog.consensus.events import ConfigurationChanged, Event, MemberLeft
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import LogCompacted, LogTruncated, NodeDiverged, NotProposed, PayloadTooLarge
-from raftlog.runtime.apply import state_machine_main
+from raftlog.runtime.apply import OnApplied, state_machine_main
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.election_timer import election_timer_main
 from raftlog.runtime.log_sync import log_sync_main
@@ -56,7 +56,7 @@ class RaftServer:
         peers: list[str],
         rng: random.Random,
         on_event: Callable[[Event], None] = lambda event: None,
-        on_applied: Callable[[int], None] = lambda index: None,
+        on_applied: OnApplied = lambda index, outcomes: None,
     ) -> None:
         self.state = ConsensusState(
             raft,

@@ -33,6 +33,7 @@ class Service:
         self._inboxes: dict[str, deque[PeerMessage]] = {}
         self._replies: dict[str, Callable[[PeerMessage], None]] = {}
         self._proposals: list[Proposal] = []
+        self._came_at = 0.0  # when the first of them came
         self._calls: list[Callable[[], None]] = []
         self._ready: deque[str] = deque()
         self._taken: set[str] = set()
@@ -55,9 +56,11 @@ class Service:
         return True
 
     def propose(self, payloads: list[bytes], timeout: float, done: Done) -> None:
-        deadline = clock.monotonic() + timeout
+        now = clock.monotonic()
         with self._lock:
-            self._proposals.append((payloads, deadline, done))
+            if not self._proposals:
+                self._came_at = now
+            self._proposals.append((payloads, now + timeout, done))
             self._make_ready("")
 
     def call(self, function: Callable[[], None]) -> None:
@@ -112,6 +115,8 @@ class Service:
     def _take(self, source: str) -> tuple[list[PeerMessage], list[Proposal], list[Callable[[], None]]]:
         if source == "":
             proposals, self._proposals = self._proposals, []
+            if proposals:
+                self._state.measures.queue.observe(clock.monotonic() - self._came_at, len(proposals))
             calls, self._calls = self._calls, []
             return [], proposals, calls
         inbox = self._inboxes[source]

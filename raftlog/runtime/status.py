@@ -80,7 +80,12 @@ def node_status(
     ]
     status["healthy"] = not problems
     status["threads"] = {
-        thread.name: {"doing": thread.doing, "seconds": round(max(0.0, now - thread.since), 3)} for thread in threads
+        thread.name: {
+            "doing": thread.doing,
+            "seconds": round(max(0.0, now - thread.since), 3),
+            "busy": round(thread.busy, 3),
+        }
+        for thread in threads
     }
     return status
 

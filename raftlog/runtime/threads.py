@@ -21,6 +21,8 @@ class NodeThread:
         self.name = name
         self.doing = "not started"
         self.since = 0.0
+        # Seconds since the start in which it was not waiting: what it has finished doing, and what it does now.
+        self._busy = 0.0
         self._main = main
         self._on_death = on_death
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -31,8 +33,16 @@ class NodeThread:
 
     def now_doing(self, what: str) -> None:
         """Record what the thread does from now on. Called by the thread itself; read by anyone."""
+        now = clock.monotonic()
+        if not is_waiting(self.doing):
+            self._busy += now - self.since
         self.doing = what
-        self.since = clock.monotonic()
+        self.since = now
+
+    @property
+    def busy(self) -> float:
+        """Seconds since its start in which it was not waiting. Any thread, about a moment ago."""
+        return self._busy + (0.0 if is_waiting(self.doing) else clock.monotonic() - self.since)
 
     def join(self, timeout: float) -> bool:
         """Wait at most `timeout` seconds; says whether the thread has ended."""
@@ -48,3 +58,7 @@ class NodeThread:
             self.now_doing(f"died: {error}")
             logger.critical("thread %s died: %s", self.name, error, exc_info=True)
             self._on_death(self.name, error)
+
+
+def is_waiting(doing: str) -> bool:
+    return doing.startswith(("wait", "not started", "ended", "died"))

@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
     {"node", "node_process", "node_services", "host", "feed"},
-    {"comparison", "digests", "disaster", "snapshots"},
+    {"asking", "comparison", "digests", "disaster", "observing", "snapshots"},
     {"models"},
     {"replication", "transport"},
     {"runtime"},

@@ -7,12 +7,12 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from raftlog import conf
+from raftlog.asking import fetch_status
 from raftlog.consensus.configuration import Server
 from raftlog.exceptions import RaftlogError
 from raftlog.management.members import EXIT_CODES, Cluster, add_change_arguments, describe, tolerance
 from raftlog.management.output import Output
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import fetch_status
 
 
 class AddVerb(Verb):

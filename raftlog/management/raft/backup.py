@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import CommandError, CommandParser
 
+from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.consensus.snapshot import LogBase
 from raftlog.disaster.backups import (
@@ -27,7 +28,6 @@ from raftlog.exceptions import NodeUnavailable, RaftlogError
 from raftlog.management.output import Output, table
 from raftlog.management.progress import byte_progress
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import fetch_status
 from raftlog.replication.images import ImageHeader
 from raftlog.transport.client import NodeClient
 

@@ -11,13 +11,13 @@ from typing import Any
 from django.core import checks
 from django.core.management.base import CommandError, CommandParser
 
+from raftlog.asking import fetch_status
 from raftlog.checks import TAG
 from raftlog.conf import Settings
 from raftlog.exceptions import RaftlogError
 from raftlog.management.output import Output, table
 from raftlog.management.raft.run import refuse_unapplied_migrations
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import fetch_status
 
 OK, FAILED, WARNING = "ok", "failed", "warning"
 

@@ -206,7 +206,7 @@ def address_of(settings: Settings, node_id: str) -> str:
     """As MEMBERS has it, or the local node, which knows who came later."""
     if node_id in settings.members:
         return settings.members[node_id]
-    from raftlog.node import fetch_status
+    from raftlog.asking import fetch_status
 
     members = fetch_status(settings)["members"]
     if node_id not in members:

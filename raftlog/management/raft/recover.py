@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import CommandError, CommandParser
 
+from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.disaster.emptying import set_aside
 from raftlog.disaster.recovery import Plan, carry_out, make_plan
@@ -16,7 +17,6 @@ from raftlog.exceptions import DirectoryInUse, RaftlogError
 from raftlog.management.members import confirm
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import fetch_status
 from raftlog.node_process import is_listening
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
+from raftlog.asking import client_tls
 from raftlog.exceptions import RaftlogError
 from raftlog.management.output import Output, table
 from raftlog.management.raft.log import address_of
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.node import client_tls
 from raftlog.transport.client import NodeClient
 
 

@@ -1,0 +1,137 @@
+"""The cluster as a whole: every member asked, and what their answers add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from raftlog.conf import Settings
+from raftlog.exceptions import RaftlogError
+
+HAS_LEADER, NO_LEADER, UNREACHABLE = 0, 1, 2
+
+_SHOWN = (
+    *("role", "current_term", "leader_id", "commit_index", "last_applied", "last_index", "first_index", "healthy"),
+    *("problems", "warnings", "divergence", "disk", "snapshots", "waiting_proposals", "uptime", "version"),
+)
+
+# (address of a member or None for the local node) -> its status. Raises RaftlogError, OSError.
+Ask = Callable[[str | None], dict[str, Any]]
+
+
+def collect(settings: Settings, ask: Ask) -> dict[str, Any]:
+    """Ask everyone and say what it adds up to, as plain data."""
+    local, _ = _ask(ask, None)
+    members = dict(settings.members)
+    if local is not None and local["members"]:
+        members = {node_id: member["address"] for node_id, member in local["members"].items()}
+    answers: dict[str, tuple[dict[str, Any] | None, str]] = {}
+    if local is not None:
+        answers[local["node_id"]] = (local, "")
+    others = [node_id for node_id in members if node_id not in answers]
+    if others:
+        with ThreadPoolExecutor(max_workers=min(16, len(others))) as pool:
+            asked = pool.map(lambda node_id: _ask(ask, members[node_id]), others)
+            answers |= dict(zip(others, asked, strict=True))
+    return summarize(members, answers)
+
+
+def _ask(ask: Ask, target: str | None) -> tuple[dict[str, Any] | None, str]:
+    try:
+        return ask(target), ""
+    except (RaftlogError, OSError) as error:
+        return None, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def summarize(members: dict[str, str], answers: dict[str, tuple[dict[str, Any] | None, str]]) -> dict[str, Any]:
+    """The report: the leader of the newest term, the voters that answer, and a row for each member."""
+    statuses = {node_id: status for node_id, (status, _) in answers.items() if status is not None}
+    leaders = [status for status in statuses.values() if status["role"] == "leader"]
+    leader = max(leaders, key=lambda status: int(status["current_term"]), default=None)
+    newest = leader or max(statuses.values(), key=lambda status: int(status["current_term"]), default=None)
+    known = newest["members"] if newest else {}
+    voters = [node_id for node_id in members if not known or known.get(node_id, {}).get("voter", False)]
+    answering = [node_id for node_id in voters if node_id in statuses]
+    majority = len(answering) > len(voters) // 2
+    exit_code = UNREACHABLE if not statuses else HAS_LEADER if leader and majority else NO_LEADER
+    return {
+        "leader_id": leader["node_id"] if leader else None,
+        "term": newest["current_term"] if newest else None,
+        "cluster_id": newest["cluster_id"] if newest else None,
+        "voters": len(voters),
+        "voters_answering": len(answering),
+        "majority": majority,
+        "exit_code": exit_code,
+        "commit_index": leader["commit_index"] if leader else None,
+        "write_turn": leader["write_turn"] if leader else None,
+        "configuration": newest["configuration"] if newest else None,
+        "members": [_row(node_id, address, answers, leader) for node_id, address in members.items()],
+    }
+
+
+def _row(
+    node_id: str,
+    address: str,
+    answers: dict[str, tuple[dict[str, Any] | None, str]],
+    leader: dict[str, Any] | None,
+) -> dict[str, Any]:
+    status, error = answers.get(node_id, (None, "was not asked"))
+    seen_by_leader = leader["members"].get(node_id, {}) if leader else {}
+    row: dict[str, Any] = {
+        "node_id": node_id,
+        "address": address,
+        "reachable": status is not None,
+        "error": error,
+        "last_contact": seen_by_leader.get("last_contact"),
+        "lag": seen_by_leader.get("lag"),
+        "kind": kind_of(node_id, (leader or status or {}).get("configuration")),
+        "priority": ((leader or status or {}).get("members", {}).get(node_id) or {}).get("priority"),
+        # The peers that this node has a connection to, and those that it has not.
+        "links": {peer: each["connected"] for peer, each in status["members"].items() if peer != node_id}
+        if status
+        else {},
+    }
+    row |= {name: status.get(name) if status else None for name in _SHOWN}
+    row["behind"] = max(0, leader["commit_index"] - row["last_applied"]) if leader and status else None
+    return row
+
+
+def kind_of(node_id: str, configuration: dict[str, Any] | None) -> str:
+    """What a member is: "voter", "learner", "joining" (to become a voter), "leaving", or "" where nobody knows."""
+    if configuration is None:
+        return ""
+    goal, voters = configuration["goal_voters"], configuration["voters"]
+    if goal and node_id in goal and node_id not in voters:
+        return "joining"
+    if node_id in voters or node_id in configuration["outgoing"]:
+        return "leaving" if goal and node_id not in goal else "voter"
+    return "learner"
+
+
+def health(report: dict[str, Any]) -> str:
+    """Whether the cluster can write, and how much more it can lose, in one sentence."""
+    voters, up = report["voters"], report["voters_answering"]
+    spare = up - (voters // 2 + 1)
+    if not up:
+        return "No voter can be reached."
+    if spare < 0:
+        more = "one more" if spare == -1 else f"{-spare} more"
+        return f"{up} of {voters} up: no majority, nothing can be written; bring {more} back."
+    if report["leader_id"] is None:
+        return f"{up} of {voters} up, and an election is going on."
+    loss = "none may fail" if spare == 0 else "one more may fail" if spare == 1 else f"{spare} more may fail"
+    if voters == 1:
+        loss = "it is the only one: nothing is replicated"
+    return f"{up} of {voters} up; {loss}."
+
+
+def sentence(report: dict[str, Any]) -> str:
+    votes = f"{report['voters_answering']} of {report['voters']} voters answer"
+    if report["exit_code"] == UNREACHABLE:
+        return "No member answers: is `manage.py raft run` running anywhere?"
+    if report["leader_id"] is None:
+        why = "an election is going on" if report["majority"] else "no majority, so nothing can be written"
+        return f"No leader ({votes}: {why})."
+    warning = "" if report["majority"] else ": no majority, so nothing can be written"
+    return f"{report['leader_id']} leads in term {report['term']} ({votes}{warning})."
