@@ -6,7 +6,7 @@ from django.db import models
 
 from raftlog.replication.tables import AppliedIndex, ClientSession, IdempotencyKey, SessionResult
 
-__all__ = ["AppliedIndex", "ClientSession", "IdempotencyKey", "ReplicatedModel", "SessionResult"]
+__all__ = ["AppliedIndex", "ClientSession", "Cluster", "IdempotencyKey", "ReplicatedModel", "SessionResult"]
 
 
 class ReplicatedModel(models.Model):
@@ -14,3 +14,20 @@ class ReplicatedModel(models.Model):
 
     class Meta:
         abstract = True
+
+
+class Cluster(AppliedIndex):
+    """The cluster as the admin shows it. It has no rows of its own: permissions and the admin's history refer to it."""
+
+    class Meta:
+        proxy = True
+        app_label = "raftlog"
+        verbose_name = "cluster"
+        verbose_name_plural = "cluster"
+        default_permissions = ("view",)
+        permissions = (
+            ("change_members", "Can add, promote, demote, replace and remove members"),
+            ("transfer_leadership", "Can hand leadership over"),
+            ("view_log", "Can see the log's entries with their values"),
+            ("run_digest", "Can compare the rows of all nodes"),
+        )

@@ -8,14 +8,18 @@ import logging
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raftlog import signals
+from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.node_services import JOIN_TIMEOUT, NodeServices
+from raftlog.observing.disk import usage
+from raftlog.observing.live import Live, group
+from raftlog.observing.view import collect, health
 from raftlog.runtime import clock
 from raftlog.runtime.inspection import inspection_requests
 from raftlog.runtime.members import membership_requests
@@ -61,6 +65,8 @@ def run_node(
         tls = TlsFiles(str(settings.tls_certificate), str(settings.tls_key), str(settings.tls_ca or "") or None)
     turns = ClientTurns(node.service)
     services = NodeServices(settings.node_id, node.is_leader)
+    live = make_live(node)
+    node.observing.on_event = live.wake
 
     def refusals() -> dict[str, int]:
         return application.inbound.refusals.counts
@@ -78,6 +84,7 @@ def run_node(
             **membership_requests(node.service),
             **inspection_requests(node.service),
             **node.requests(),
+            "watch": lambda arguments: live.watched(),
         },
         deferred_requests={
             "read_index": lambda arguments, done: _read_index(node, arguments, done),
@@ -93,6 +100,7 @@ def run_node(
         unix_socket=str(settings.socket_path),
         tls=tls,
         on_listening=lambda addresses: on_ready() if on_ready else None,
+        background=live.run,
     )
     follower = follow_changes() if signals.rows_changed.has_listeners() else None
     stopping = threading.Event()
@@ -160,6 +168,24 @@ def is_listening(settings: Settings) -> bool:
 def _stop_when_asked(
     node: Node, services: NodeServices, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event
 ) -> None:
+def make_live(node: Node) -> Live:
+    settings, state = node.settings, node.service.state
+
+    def ask(target: str | None) -> dict[str, Any]:
+        return {**node.status(), "disk": usage(settings.data_dir)} if target is None else fetch_status(settings, target)
+
+    def look() -> dict[str, Any]:
+        report = collect(settings, ask)
+        return report | {"here": settings.node_id, "health": health(report)}
+
+    def sample() -> tuple[int, Mapping[str, Any], int, str]:
+        raft = state.raft
+        return raft.commit_index, state.measures.as_data(), raft.current_term, raft.leader_id
+
+    return Live(group(settings.cluster, settings.node_id), look, sample)
+
+
+def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
     while not stopping.wait(0.2):
         if node.failed.is_set() or node.removed.is_set():
             break

@@ -24,11 +24,14 @@ class Observing:
     def __init__(self, node_id: str) -> None:
         self.elections = Elections(node_id)
         self.recently_applied = RecentlyApplied()
+        # Called with nothing, whenever something has happened that people want to see at once.
+        self.on_event: Callable[[], None] = lambda: None
         # Client sessions that are open.
         self.count_sessions: Callable[[], int] = lambda: 0
 
     def happened(self, event: Event) -> None:
         self.elections.note(event)
+        self.on_event()
 
     def applied(self, index: int, outcomes: list[Outcome]) -> None:
         """Entries up to `index` (inclusive) are in the database. The state-machine thread only."""

@@ -64,8 +64,8 @@ def summarize(members: dict[str, str], answers: dict[str, tuple[dict[str, Any] |
         "majority": majority,
         "exit_code": exit_code,
         "commit_index": leader["commit_index"] if leader else None,
-        "write_turn": leader["write_turn"] if leader else None,
-        "configuration": newest["configuration"] if newest else None,
+        "write_turn": leader.get("write_turn") if leader else None,
+        "configuration": newest.get("configuration") if newest else None,
         "members": [_row(node_id, address, answers, leader) for node_id, address in members.items()],
     }
 
@@ -88,7 +88,7 @@ def _row(
         "kind": kind_of(node_id, (leader or status or {}).get("configuration")),
         "priority": ((leader or status or {}).get("members", {}).get(node_id) or {}).get("priority"),
         # The peers that this node has a connection to, and those that it has not.
-        "links": {peer: each["connected"] for peer, each in status["members"].items() if peer != node_id}
+        "links": {peer: each.get("connected", False) for peer, each in status["members"].items() if peer != node_id}
         if status
         else {},
     }

@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -49,6 +49,7 @@ class DaphneServer:
             replaced. "" for none.
         tls: serve wss and https instead of ws and http on host and port.
         on_listening: called in the main thread with [(host, port)] once all is served.
+        background: a coroutine function, run on the event loop from then on; it must not raise.
         options: more arguments for daphne.server.Server (http_timeout, root_path, …).
     """
 
@@ -61,6 +62,7 @@ class DaphneServer:
         unix_socket: str = "",
         tls: TlsFiles | None = None,
         on_listening: Callable[[list[tuple[str, int]]], None] = lambda addresses: None,
+        background: Callable[[], Coroutine[Any, Any, None]] | None = None,
         **options: Any,
     ) -> None:
         self._application = application
@@ -69,6 +71,8 @@ class DaphneServer:
         self._unix_socket = unix_socket
         self._tls = tls
         self._on_listening = on_listening
+        self._background = background
+        self._task: asyncio.Task[None] | None = None
         self._options = options
         self._lock = threading.Lock()
         self._stopping = False
@@ -141,6 +145,15 @@ class DaphneServer:
         where = [f"{host}:{port}" for host, port in addresses] + ([self._unix_socket] if self._unix_socket else [])
         logger.info("listening on %s", ", ".join(where))
         self._on_listening(addresses)
+        if self._background is not None:
+            from twisted.internet import reactor
+
+            # Twisted's startup comes before the event loop runs.
+            later: Any = reactor
+            later.callLater(0, self._start_background, self._background)
+
+    def _start_background(self, background: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._task = asyncio.get_running_loop().create_task(background())
 
     def _listen(self, reactor: Any) -> list[tuple[str, int]]:
         factory = self._server.http_factory

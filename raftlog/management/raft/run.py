@@ -69,14 +69,23 @@ exit codes:
 
 
 def site_application() -> Any:
-    """The project's own ASGI application; with DEBUG on and staticfiles installed it serves them, as runserver does."""
+    """The project's own ASGI application, as `raft run` serves it.
+
+    With DEBUG on and staticfiles installed it serves those, as runserver does; with the admin installed the socket by
+    which its pages follow the cluster.
+    """
     path = getattr(django_settings, "ASGI_APPLICATION", None)
     application = import_string(path) if path else get_asgi_application()
-    if not django_settings.DEBUG or not apps.is_installed("django.contrib.staticfiles"):
-        return application
-    from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+    if django_settings.DEBUG and apps.is_installed("django.contrib.staticfiles"):
+        from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 
-    return application if isinstance(application, ASGIStaticFilesHandler) else ASGIStaticFilesHandler(application)
+        if not isinstance(application, ASGIStaticFilesHandler):
+            application = ASGIStaticFilesHandler(application)
+    if apps.is_installed("django.contrib.admin"):
+        from raftlog.admin.live import with_live
+
+        application = with_live(application)
+    return application
 
 
 def refuse_unapplied_migrations(alias: str) -> None:
