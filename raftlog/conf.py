@@ -96,6 +96,8 @@ class Settings:
     backup_storage: str = ""
     # A backup is made once the newest one is older; 0: only by `raft backup`.
     backup_interval: float = 0.0
+    # Who is not on this host sends it to see the metrics; "": only this host, and staff, may.
+    metrics_token: str = field(default="", repr=False)
     # How many backups are kept.
     backup_keep: int = 7
     # How often what was committed is archived; 0: never.
@@ -185,6 +187,7 @@ SIMPLE_OPTIONS = (
     Option("READ_YOUR_WRITES_TIMEOUT", _NUMBER, 2.0, 0, 3600, "seconds"),
     Option("READ_YOUR_WRITES_LATE", str, "refuse"),
     Option("BACKUP_STORAGE", str, ""),
+    Option("METRICS_TOKEN", str, ""),
     Option("BACKUP_INTERVAL", _NUMBER, 0.0, 0, 366 * 86_400, "seconds"),
     Option("BACKUP_KEEP", int, 7, 1, 100_000, "backups"),
     Option("ARCHIVE_INTERVAL", _NUMBER, 0.0, 0, 86_400, "seconds"),

@@ -7,7 +7,6 @@ from typing import Any, Final
 import msgspec
 from django import forms
 from django.contrib import messages
-from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.core.management.base import CommandError
@@ -171,6 +170,8 @@ def act(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
 
 def record(request: HttpRequest, change: Change, done: str) -> None:
     """In the admin's history. The change itself is an entry of the log."""
+    from django.contrib.admin.models import CHANGE, LogEntry  # a model: only where the app is installed
+
     if not request.user.is_authenticated:
         raise PermissionDenied
     LogEntry.objects.create(

@@ -13,7 +13,7 @@ from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.observing.view import Ask, collect, sentence
+from raftlog.observing.view import Ask, collect, health, sentence
 from raftlog.runtime import clock
 
 
@@ -97,7 +97,7 @@ def rendered(report: dict[str, Any]) -> RenderableType:
         ]
         for row in report["members"]
     ]
-    return Group(Text(sentence(report), style="bold"), table(columns, rows))
+    return Group(Text(f"{sentence(report)} {health(report)}", style="bold"), table(columns, rows))
 
 
 VERB = StatusVerb
