@@ -8,7 +8,7 @@ from pathlib import Path
 
 from raftlog.testing.processes import ProcessCluster
 
-TIMEOUT = 30_000  # ms
+TIMEOUT = 60_000  # ms
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 
@@ -28,7 +28,9 @@ class Site(ProcessCluster):
         self.start()
         self.wait_for_leader(timeout=60)
         self.migrate()
+        self.wait_all_applied(timeout=60)
         self.shell(self.leader, USERS)
+        self.wait_all_applied(timeout=60)
 
     @property
     def leader(self):

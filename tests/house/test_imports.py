@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parents[2] / "raftlog"
 LAYERS: list[set[str]] = [
     {"testing on top"},  # simulated applications, and what tests applications: they stand on all of it
     {"management", "apps", "checks", "urls", "middleware", "admin", "backends", "pytest_plugin", "routers"},
-    {"templatetags"},
+    {"templatetags", "views"},
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
     {"node", "node_process", "node_services", "host", "feed"},
