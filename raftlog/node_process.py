@@ -165,9 +165,6 @@ def is_listening(settings: Settings) -> bool:
     return True
 
 
-def _stop_when_asked(
-    node: Node, services: NodeServices, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event
-) -> None:
 def make_live(node: Node) -> Live:
     settings, state = node.settings, node.service.state
 
@@ -185,7 +182,9 @@ def make_live(node: Node) -> Live:
     return Live(group(settings.cluster, settings.node_id), look, sample)
 
 
-def _stop_when_asked(node: Node, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event) -> None:
+def _stop_when_asked(
+    node: Node, services: NodeServices, daphne: DaphneServer, stopping: threading.Event, stopped: threading.Event
+) -> None:
     while not stopping.wait(0.2):
         if node.failed.is_set() or node.removed.is_set():
             break
