@@ -83,6 +83,7 @@ def test_an_election_is_seen_on_the_page_within_two_seconds_and_without_reload(b
 def test_a_node_is_added_and_goes_from_learner_to_voter_on_the_page(browser, all_up, tmp_path):
     node = all_up.new_node("d")
     node.start()
+    all_up.wait_for(lambda found: found["d"] is not None, 60, "d answers")
     tab = open_tab(browser, all_up.leader)
     tab.open("members")
     tab.is_live()
