@@ -1,0 +1,1 @@
+"""The project of the trials of queue and schedule: tasks whose effects and completions can be counted."""
