@@ -19,6 +19,8 @@ class Trial:
 
     name: ClassVar[str]
     help: ClassVar[str]
+    # Of this process, where the trial needs Django in it.
+    settings_module: ClassVar[str] = ""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """--seed, --nodes and --json are there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import random
 import secrets
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import django
 from django.conf import settings
 
 from raftlog.testing import trials
@@ -29,6 +31,15 @@ def find_trials() -> list[Trial]:
     ]
 
 
+def set_up(trial: Trial) -> None:
+    """Django in this process, which for most trials needs no settings: the nodes have their own."""
+    if trial.settings_module:
+        os.environ["DJANGO_SETTINGS_MODULE"] = trial.settings_module
+        django.setup()
+    else:
+        settings.configure()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m raftlog.testing.trials", description=trials.__doc__)
     subparsers = parser.add_subparsers(dest="trial", metavar="NAME", required=True)
@@ -41,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
         trial.add_arguments(subparser)
     options = vars(parser.parse_args(arguments))
     if not settings.configured:
-        settings.configure()  # of this process, which needs none: the nodes have their own
+        set_up(found[options["trial"]])
     as_json = options["json"]
     options["seed"] = secrets.randbits(31) if options["seed"] is None else options["seed"]
 

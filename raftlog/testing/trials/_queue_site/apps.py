@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -30,20 +31,20 @@ def note_completion(sender: Any, task: Any, **kwargs: Any) -> None:
 
 def complete_without_token() -> None:
     """Whoever completes a task is believed, whether or not the claim is its own."""
-    from raftlog.contrib.queue import commands, running
-
-    commands.holds = running.holds = lambda task, token: True
+    for name in ("commands", "running"):
+        module: Any = importlib.import_module(f"raftlog.contrib.queue.{name}")
+        module.holds = lambda task, token: True
 
 
 def complete_after_the_transaction() -> None:
     """A transactional task is completed by a command of its own, after its writes have been committed."""
-    from raftlog.contrib.queue import running
+    running: Any = importlib.import_module("raftlog.contrib.queue.running")
 
     def run(attempt: Any) -> Any:
         found = running.get_task(attempt.row.name, attempt.row.backend)
         return running.encode_result(attempt.row.name, attempt._call(found))
 
-    running.Attempt._run = run  # type: ignore[method-assign]
+    running.Attempt._run = run
 
 
 MUTATIONS = {
