@@ -1,0 +1,1 @@
+"""A project with a job a second, whose tasks workers run."""
