@@ -19,10 +19,11 @@ from django.db import IntegrityError, connections, transaction
 from raftlog.backends.exceptions import TransactionConflict, UniqueConflict
 from raftlog.backends.retry import retry_on_conflict
 from raftlog.exceptions import InsideTransaction, InvalidArguments, ProposalError
-from raftlog.replication import codec, effects, idempotency, propose
+from raftlog.replication import codec, effects, idempotency, propose, written
 from raftlog.replication.calling import MAX_RESULT_BYTES
 from raftlog.replication.context import is_applying
 from raftlog.replication.keyed import IdempotencyName
+from raftlog.replication.open_transaction import is_inside_transaction
 from raftlog.replication.tables import AppliedIndex, IdempotencyKey, has_tables
 from raftlog.runtime import clock
 
@@ -178,7 +179,7 @@ class idempotent:
 
         @functools.wraps(function)
         def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
-            is_inside = connections[propose.limits().alias].in_atomic_block
+            is_inside = is_inside_transaction(connections[propose.limits().alias])
             return run(*args, **kwargs) if is_inside else retried(*args, **kwargs)
 
         return wrapper
@@ -193,7 +194,7 @@ def once(name: IdempotencyName, asked: Any, alias: str) -> Iterator[Request]:
             "proposed, with_options(idempotency_key=…)"
         )
     request = Request(name, asked, alias)
-    is_outermost = not connections[alias].in_atomic_block
+    is_outermost = not is_inside_transaction(connections[alias])
     try:
         with transaction.atomic(using=alias):
             request._find()
@@ -203,17 +204,24 @@ def once(name: IdempotencyName, asked: Any, alias: str) -> Iterator[Request]:
         if not is_outermost or not request._find():
             raise
     request._settle()
+    if request.is_repeat:
+        written.note(position(alias)[0])  # what was done then is to be seen by whoever is answered with it now
     if is_outermost and not request.is_repeat and request._keyed.digest[0] < 256 // idempotency.FORGET_EVERY:
         _forget_expired(alias)
 
 
+def position(alias: str) -> tuple[int, int]:
+    """(applied index, log time) of the state that this transaction sees; zeros where there is no log."""
+    if not has_tables(connections[alias]):
+        return 0, 0
+    # Without a WHERE: its one row changes with every entry, and is not to count as a row that was read.
+    found = AppliedIndex.objects.using(alias).values_list("applied_index", "log_time").first()
+    return found or (0, 0)
+
+
 def log_time(alias: str) -> int:
     """Of the state that this transaction sees, in microseconds; by the wall clock where there is no log."""
-    found = None
-    if has_tables(connections[alias]):
-        # Without a WHERE: its one row changes with every entry, and is not to count as a row that was read.
-        found = AppliedIndex.objects.using(alias).values_list("log_time", flat=True).first()
-    return found or clock.wall_microseconds()
+    return position(alias)[1] or clock.wall_microseconds()
 
 
 def _forget_expired(alias: str) -> None:

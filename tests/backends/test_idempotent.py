@@ -13,6 +13,7 @@ from raftlog.exceptions import IdempotencyKeyReused, InsideTransaction, InvalidA
 from raftlog.models import IdempotencyKey
 from raftlog.replication import idempotency, propose
 from raftlog.replication.context import CommandContext, applying
+from raftlog.replication.written import Written
 from tests.backends import cluster as sqlite_cluster
 from tests.backends import postgresql
 from tests.backends.test_cluster import Thing, things
@@ -78,6 +79,15 @@ def test_a_repeat_finds_the_recorded_result_and_changes_nothing(hosts):
     assert hosts.names() == ["one"]
     assert raftlog.outcome(key="k") == ["made", "one"]
     assert not add(hosts, scope="ann", name="two").is_repeat
+
+
+def test_who_repeats_counts_as_having_written(hosts, monkeypatch):
+    """Another host must show what was done, also to whoever has only heard the repeat."""
+    add(hosts)
+    monkeypatch.setattr(idempotent_module, "position", lambda alias: (7, 0))
+    with Written() as written:
+        assert add(hosts).is_repeat
+    assert written.index == 7
 
 
 def test_what_a_repeat_writes_without_asking_is_rolled_back(hosts):
