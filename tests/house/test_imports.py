@@ -18,6 +18,7 @@ LAYERS: list[set[str]] = [
     {"templatetags", "views"},
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
+    {"channels"},
     {"node", "node_process", "node_services", "host", "feed"},
     {"asking", "comparison", "digests", "disaster", "observing", "snapshots"},
     {"models"},
