@@ -28,6 +28,7 @@ from raftlog.runtime import clock
 logger = logging.getLogger("raftlog.feed")
 
 CHUNK: Final = 256  # transactions of apply that are read at once
+PATIENCE: Final = 10.0  # seconds for which a database may lack a feed
 RETRY: Final = 0.2  # seconds until a database that is not there is tried again
 _NEWEST: Final = 2**62
 
@@ -57,8 +58,10 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
         self._cluster_id = ""
         self._next: deque[Value | int] = deque()  # an int: so far nothing is to be handed out
         self._told_at = clock.monotonic()
-        self._told_index = since
+        # When the iteration ends, unless something changes; None: not known before the next call.
+        self._ends_at: float | None = None
         self._trouble = ""
+        self._lacks_since: float | None = None
 
     # Iterating
 
@@ -71,6 +74,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             if self._read() and self._next:
                 continue
             if (left := deadline - clock.monotonic()) <= 0:
+                self._ends_at = None
                 raise StopIteration
             if self._trouble or self.index is None:
                 clock.sleep(min(left, RETRY))
@@ -87,6 +91,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             if await sync_to_async(self._read)() and self._next:
                 continue
             if (left := deadline - clock.monotonic()) <= 0:
+                self._ends_at = None
                 raise StopAsyncIteration
             if self._trouble or self.index is None:
                 await asyncio.sleep(min(left, RETRY))
@@ -95,7 +100,11 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
         return value
 
     def _deadline(self) -> float:
-        return float("inf") if self._timeout is None else clock.monotonic() + self._timeout
+        if self._timeout is None:
+            return float("inf")
+        if self._ends_at is None:
+            self._ends_at = clock.monotonic() + self._timeout
+        return self._ends_at
 
     def _until_progress(self) -> float:
         """How long to wait at most, for the sake of Progress."""
@@ -110,18 +119,13 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             if isinstance(value, int):
                 self.index = value
                 continue
-            return self._told(value)
+            self.index, self._told_at, self._ends_at = value.index, clock.monotonic(), None
+            return value
         now = clock.monotonic()
         if self._progress is not None and self.index is not None and now >= self._told_at + self._progress:
-            if self._told_index is None or self.index > self._told_index:
-                return self._told(Progress(self.index))
             self._told_at = now
+            return Progress(self.index)
         return None
-
-    def _told(self, value: Value) -> Value:
-        self.index = self._told_index = value.index
-        self._told_at = clock.monotonic()
-        return value
 
     # Reading
 
@@ -144,9 +148,22 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             connection.close()
             self._has_trouble(f"{type(error).__name__}: {error}")
             return False
-        self._has_trouble("")
         self._digest(stretch)
         return True
+
+    def _lacks_feed(self, applied_index: int) -> None:
+        """A new database has none, and for a moment one whose image was just installed. Raises ChangeFeedOff."""
+        if not applied_index:
+            return
+        now = clock.monotonic()
+        self._lacks_since = self._lacks_since or now
+        text = (
+            f"DATABASES[{self.settings.database!r}] has no change feed: its node runs with "
+            'RAFTLOG["CHANGE_FEED_ENTRIES"] = 0, or an ENGINE of Django\'s own, or was not started since the update'
+        )
+        if self._timeout == 0 or now - self._lacks_since > PATIENCE:
+            raise ChangeFeedOff(text)
+        self._has_trouble(text)
 
     def _has_trouble(self, text: str) -> None:
         if text and not self._trouble:
@@ -155,15 +172,13 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
 
     def _digest(self, stretch: Stretch) -> None:
         if stretch.began_after is None:
-            if not stretch.applied_index:
-                return  # nothing was ever applied
-            raise ChangeFeedOff(
-                f"DATABASES[{self.settings.database!r}] has no change feed: its node runs with "
-                'RAFTLOG["CHANGE_FEED_ENTRIES"] = 0, or an ENGINE of Django\'s own, or was not started since the update'
-            )
+            self._lacks_feed(stretch.applied_index)
+            return
+        self._lacks_since = None
+        self._has_trouble("")
         before, self._cluster_id = self._cluster_id, stretch.cluster_id or self._cluster_id
         if self.index is None:
-            self.index = self._told_index = stretch.applied_index
+            self.index = stretch.applied_index
         elif self.index < stretch.began_after or before not in ("", self._cluster_id):
             self._next.append(Reset(stretch.applied_index))
         else:
@@ -202,7 +217,7 @@ def changes(
             when it is first awaited.
         tables, models: only changes of these (with none: of all). A model stands for its parents' tables, too.
         timeout: seconds without a change after which the iteration ends; 0: where there is no more; None: never.
-        progress: seconds without a change after which a Progress is yielded, if other tables changed meanwhile.
+        progress: seconds without a change after which a Progress is yielded, again and again, with the index reached.
 
     Raises:
         ChangeFeedOff: this host keeps no feed.

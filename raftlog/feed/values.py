@@ -65,7 +65,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Nothing of the tables asked for has changed up to `index`, which may be saved."""
+    """For a while nothing has changed; all that has, up to `index`, was told, so that it may be saved."""
 
     index: int
 

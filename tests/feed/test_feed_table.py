@@ -6,6 +6,7 @@ from django.db import connection
 import raftlog
 from raftlog import Change, Reset
 from raftlog.consensus.configuration import Configuration, Server, encode_configuration
+from raftlog.feed import reading
 from raftlog.replication import changes as stored
 from raftlog.replication.database import ApplyConnection
 from raftlog.replication.tables import read_applied
@@ -95,6 +96,27 @@ def test_a_time_without_the_feed_is_a_gap_and_never_silent(any_node, settings):
     assert isinstance(reset, Reset)
     assert others == []
     assert told(reset.index) == []
+
+
+def test_a_reader_waits_for_the_feed_of_a_database_that_was_just_installed(node, monkeypatch):
+    """Until the node has begun the feed in it, there is none."""
+    saved = told(0)[-1].index
+    with_feed = reading.read_feed
+    lacking = [True, True]
+
+    def without(*arguments):
+        stretch = with_feed(*arguments)
+        return stretch._replace(began_after=None, entries=[]) if lacking and lacking.pop() else stretch
+
+    monkeypatch.setattr(reading, "read_feed", without)
+    monkeypatch.setattr(reading, "RETRY", 0.01)
+    article = Article.objects.create(title="ale")
+    assert next(raftlog.changes(saved, timeout=5)).rows[0].pk == article.pk
+    assert not lacking
+    monkeypatch.setattr(reading, "PATIENCE", 0.03)
+    lacking += [True] * 1000
+    with pytest.raises(raftlog.ChangeFeedOff):
+        next(raftlog.changes(saved, timeout=5))
 
 
 def test_the_feed_goes_on_over_a_restart(any_node):

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from raftlog.replication.apply import DatabaseStateMachine
+from raftlog.replication.database import ApplyConnection
 from raftlog.replication.transactions import TransactionEntry
 
 
@@ -39,7 +41,31 @@ def skip_certification() -> None:
     TransactionEntry.certify = lambda entry: None  # type: ignore[method-assign]
 
 
+def feed_apart() -> None:
+    """What an entry changed is told in a transaction after its own."""
+    apply = DatabaseStateMachine._apply_some
+    held: list[tuple[int, bytes]] = []
+
+    def without_feed(database: Any, index: int, changes: bytes) -> None:
+        held.append((index, changes))
+        moved_to(database, index, b"")
+
+    def feed_afterwards(machine: Any, *arguments: Any) -> Any:
+        done = apply(machine, *arguments)
+        for index, changes in held:
+            if changes and index <= machine.last_applied:
+                with machine._database.transaction(b""), machine._database.connection.cursor() as cursor:
+                    cursor.execute("INSERT INTO raftlog_change VALUES (%s, %s)", [index, changes])
+        held.clear()
+        return done
+
+    moved_to = ApplyConnection.moved_to
+    ApplyConnection.moved_to = without_feed  # type: ignore[method-assign]
+    DatabaseStateMachine._apply_some = feed_afterwards  # type: ignore[method-assign]
+
+
 MUTATIONS: Final[dict[str, Callable[[], None]]] = {
     "skip-certification-of-reads": skip_certification_of_reads,
     "skip-certification": skip_certification,
+    "feed-apart": feed_apart,
 }
