@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from django.db import transaction
 
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.database import ApplyConnection
 from raftlog.replication.transactions import TransactionEntry
+from raftlog.runtime import clock
 
 
 def skip_certification_of_reads() -> None:
@@ -52,9 +54,10 @@ def feed_apart() -> None:
 
     def feed_afterwards(machine: Any, *arguments: Any) -> Any:
         done = apply(machine, *arguments)
+        clock.sleep(0.01)  # as on a slow disk
         for index, changes in held:
             if changes and index <= machine.last_applied:
-                with machine._database.transaction(b""), machine._database.connection.cursor() as cursor:
+                with transaction.atomic(using=machine.alias), machine._database.connection.cursor() as cursor:
                     cursor.execute("INSERT INTO raftlog_change VALUES (%s, %s)", [index, changes])
         held.clear()
         return done
