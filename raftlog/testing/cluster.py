@@ -38,7 +38,8 @@ from raftlog.testing.cluster_node import ClusterNode
 from raftlog.testing.contents import MAX_SHOWN, differences, read_contents
 from raftlog.transport.memory import MemoryNetwork
 
-STOP_TIMEOUT = 10.0  # seconds
+START_TIMEOUT = 30.0  # seconds: the machine may be busy
+STOP_TIMEOUT = 10.0
 
 
 class Cluster:
@@ -92,7 +93,7 @@ class Cluster:
             for node in self._nodes.values():
                 node.start()
             entering.enter_context(proposing_to(ProposerHere(self)))
-            self.wait_applied()
+            self.wait_applied(timeout=START_TIMEOUT)
             self._entered = entering.pop_all()
         return self
 
@@ -249,8 +250,10 @@ class Cluster:
         """Raises NodeUnavailable where it is down."""
         node = self._nodes[self._databases.node_here()]
         if not node.is_running:
+            others = ", ".join(self.running) or "none"
             raise NodeUnavailable(
-                f"node {node.name} is down; restart it, or work on another host: cluster.on({self.running[:1]})"
+                f"node {node.name} is down: cluster.restart({node.name!r}), or work on a host whose node runs "
+                f"({others}): with cluster.on(…)"
             )
         return node
 

@@ -51,7 +51,7 @@ def test_a_killed_leader_is_replaced_and_catches_up_when_it_is_restarted(raft_cl
 
 
 def test_a_minority_commits_nothing_and_holds_what_the_majority_did_once_it_heals(raft_cluster):
-    cluster = raft_cluster(nodes=3, engine=REPLICATED, timeout=1.0)
+    cluster = raft_cluster(nodes=3, engine=REPLICATED)
     add_item.propose(name="tea")
     leader, *others = [cluster.leader(), *cluster.followers()]
     cluster.partition([leader], others)
@@ -60,7 +60,7 @@ def test_a_minority_commits_nothing_and_holds_what_the_majority_did_once_it_heal
         add_item.propose(name="milk")
     with cluster.on(leader):
         with pytest.raises((raftlog.OutcomeUnknown, raftlog.NotProposed)):
-            add_item.propose(name="salt")
+            add_item.with_options(timeout=0.5).propose(name="salt")
         assert names() == ["tea"]
         with pytest.raises(raftlog.ReadNotConfirmed), raftlog.linearizable(timeout=0.3):
             pass

@@ -15,9 +15,37 @@ FILES = re.compile(r"<!-- file: (\S+) -->\n```python\n(.*?)```", re.DOTALL)
 SETTINGS = """
 SECRET_KEY = "tests of a project"
 INSTALLED_APPS = ["django.contrib.contenttypes", "raftlog", "shop"]
+INSTALLED_APPS += ["raftlog.contrib.locks", "raftlog.contrib.sequences"]
 DATABASES = {"default": {"ENGINE": "raftlog.backends.sqlite3", "NAME": "project.sqlite3"}}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
+"""
+
+
+BATTERIES = """
+import pytest
+from django.db import transaction
+from raftlog.contrib import locks, sequences
+
+
+def use(number):
+    with transaction.atomic():
+        assert sequences.next_number("invoice") == number
+    with locks.lock("till", ttl=30) as fence:
+        return fence.token
+
+
+def test_inline(raft_inline):
+    assert use(1) < use(2)
+    assert {entry.command for entry in raft_inline.entries} == {"raftlog_locks.acquire", "raftlog_locks.release"}
+
+
+def test_cluster(raft_cluster):
+    cluster = raft_cluster(nodes=3)
+    first, killed = use(1), cluster.kill_leader()
+    assert use(2) > first
+    cluster.restart(killed)
+    cluster.assert_equal()
 """
 
 
@@ -28,6 +56,7 @@ def project(tmp_path_factory):
     (folder / "shop" / "__init__.py").touch()
     (folder / "settings.py").write_text(SETTINGS)
     (folder / "pytest.ini").write_text("[pytest]\npython_files = test_*.py\n")
+    (folder / "batteries.py").write_text(BATTERIES)
     for name, text in FILES.findall(PAGE.read_text()):
         (folder / name).write_text(text)
     return folder
@@ -66,6 +95,12 @@ def test_what_tests_propose_can_be_recorded_and_checked(project, tmp_path):
     ran = run(project, *arguments, "shop.buy", DJANGO_SETTINGS_MODULE="settings")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "2 cases of 1 commands: none of them differ" in ran.stdout
+
+
+def test_batteries_work_in_both(project):
+    ran = run_pytest(project, "--ds=settings", "-W", "error", "-o", "python_files=batteries.py", "batteries.py")
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 passed" in ran.stdout
 
 
 def test_and_under_djangos_runner(project):
