@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ class Settings:
     max_waiting_proposals: int = 65_536
     # How long propose() waits for an outcome where the caller says nothing else.
     proposal_timeout: float = 10.0
+    # This node lets nobody be elected while its leader was heard from within election_timeout, and reads by that.
+    read_lease: bool = False
     # ReadYourWrites: how long a request waits for its user's last write; what happens then ("refuse" or "serve").
     read_your_writes_timeout: float = 2.0
     read_your_writes_late: str = "refuse"
@@ -184,6 +187,7 @@ SIMPLE_OPTIONS = (
     Option("MAX_UNCOMMITTED_BYTES", int, 128 * MIB, MIB, 4096 * MIB, "bytes"),
     Option("MAX_WAITING_PROPOSALS", int, 65_536, 1, 10_000_000, "proposals"),
     Option("PROPOSAL_TIMEOUT", _NUMBER, 10.0, 0.01, 86_400, "seconds"),
+    Option("READ_LEASE", bool, False),
     Option("READ_YOUR_WRITES_TIMEOUT", _NUMBER, 2.0, 0, 3600, "seconds"),
     Option("READ_YOUR_WRITES_LATE", str, "refuse"),
     Option("BACKUP_STORAGE", str, ""),
@@ -441,6 +445,9 @@ def _check_names(settings: Settings, report: Report) -> None:
 
 
 def _check_timing(settings: Settings, report: Report) -> None:
+    if settings.read_lease and sys.platform != "linux":
+        message = "RAFTLOG['READ_LEASE'] needs a clock that goes on while the machine sleeps, which only Linux offers."
+        report("E004", "READ_LEASE", message, "Leave it out: linearizable reads then ask the followers.")
     limit = settings.election_timeout / 3
     if settings.heartbeat_interval > limit + 1e-9:
         message = (

@@ -433,6 +433,7 @@ def raft_settings(settings: Settings) -> RaftSettings:
         priority_calm=PRIORITY_CALM * settings.election_timeout,
         commit_delay=min(COMMIT_DELAY, settings.heartbeat_interval),
         max_uncommitted_bytes=settings.max_uncommitted_bytes,
+        read_lease=settings.read_lease,
     )
 
 

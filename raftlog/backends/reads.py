@@ -237,7 +237,7 @@ class _MaxStaleness(_Barrier):
         self._seconds = seconds
 
     def _age(self, confirmed: Confirmed | None) -> float:
-        return math.inf if confirmed is None else clock.boottime() - confirmed.as_of
+        return math.inf if confirmed is None else clock.monotonic() - confirmed.as_of
 
     def _recent(self, rounds: ReadRounds) -> Confirmed | None:
         """An answer that is young enough still; one that is half as old as it may be is renewed meanwhile."""

@@ -16,6 +16,7 @@ from raftlog.consensus import install_snapshot, membership, priority, reads, rec
 from raftlog.consensus.configuration import Server
 from raftlog.consensus.entries import CLIENT_KINDS, EntryBatch, EntryId
 from raftlog.consensus.events import IncarnationMismatch, LogTruncated
+from raftlog.consensus.leases import count_promise, promised_hold
 from raftlog.consensus.log import FetchEntries, kind_of
 from raftlog.consensus.messages import (
     AppendEntries,
@@ -225,6 +226,7 @@ def progress_of_answer(
     progress.last_log_index = message.last_log_index
     progress.applied_index = message.applied_index
     priority.on_answer(state, message.sender, message.may_lead, now)
+    count_promise(state, message.sender, message.round, getattr(message, "vote_hold", 0.0))
     if count_acknowledged_round(state, message.sender, message.round):
         reads.confirm_reads(state, now)
         forget_rounds_before(state, quorum_round(state))
@@ -419,6 +421,7 @@ def _response(
         applied_index=state.last_applied,
         may_lead=may_lead(state),
         recovery_id=state.recovery_id,
+        vote_hold=promised_hold(state),
     )
 
 
@@ -458,4 +461,5 @@ def _with_newest_round(ack: AppendEntriesResponse, other: AppendEntriesResponse 
         applied_index=ack.applied_index,
         may_lead=ack.may_lead,
         recovery_id=ack.recovery_id,
+        vote_hold=ack.vote_hold,
     )

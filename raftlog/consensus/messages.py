@@ -77,6 +77,8 @@ class AppendEntriesResponse(Message, frozen=True, tag="aer"):
     may_lead: bool = True
     # Not 0: this server's disk has lost what it had promised, and it counts for nothing yet (recovery.py).
     recovery_id: int = 0
+    # For how many seconds from when the message arrived it lets nobody else be elected (leases.py).
+    vote_hold: float = 0.0
 
 
 class InstallSnapshot(Message, frozen=True, tag="is"):

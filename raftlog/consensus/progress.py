@@ -51,6 +51,7 @@ class Progress:
         "is_caught_up",
         "last_log_index",
         "last_sent_at",
+        "lease_until",
         "match_index",
         "may_lead",
         "moved_at",
@@ -96,6 +97,8 @@ class Progress:
         # Newest round acknowledged, and when that round began: what check-quorum counts.
         self.acked_round = 0
         self.acked_at = now
+        # Until when it lets nobody else be elected (leases.py), by this leader's clock.
+        self.lease_until = float("-inf")
         # A learner that is to vote catches up in rounds (membership.py): up to which index the present one goes (0:
         # none has begun), when it began, whether the last was short enough; and when match_index last rose.
         self.catch_up_index = 0

@@ -20,6 +20,7 @@ from typing import Any, Final
 from raftlog.consensus import (
     append_entries,
     install_snapshot,
+    leases,
     membership,
     priority,
     reads,
@@ -106,6 +107,8 @@ class Raft(ServerState):
         )
         log.max_window_bytes = settings.max_window_bytes
         roles.refresh_configuration(self, now)
+        if self.current_term:  # it may have promised something before it was started anew
+            leases.hold_votes(self, now)
         timing.reset_election_deadline(self, now)
         membership.notice_removal(self)
         if self.configuration.all_voters == {node_id} and timing.may_campaign(self):
@@ -379,6 +382,15 @@ class Raft(ServerState):
     def read_round(self) -> int:
         """The newest heartbeat round that reads wait for (0: none). Where it rose, every peer is due a message."""
         return self.leadership.read_round if self.leadership is not None else 0
+
+    @property
+    def has_leased_reads(self) -> bool:
+        """Whether reads were taken under a lease: read the clock again, and call confirm_leases()."""
+        return self.leadership is not None and bool(self.leadership.reads_leased)
+
+    def confirm_leases(self, now: float) -> None:
+        """Answer the reads for which the lease still holds at `now`, a time read after they were taken."""
+        reads.confirm_leases(self, now)
 
     def take_reads(self) -> list[tuple[int, int]]:
         """Reads that ended: (request_id, read_index), 0: refused, ask again."""

@@ -5,6 +5,8 @@
 3. A heartbeat round that began after the read was asked for, answered by a majority, proves that it led then.
 4. Whoever asked reads once it has applied that index.
 
+With leases (leases.py), a leader that has one skips 3.
+
 Reads are batched: while one round with reads is under way, later reads wait for the next.
 A follower asks its leader (ReadIndexRequest), again with one request for all reads there are.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from raftlog.consensus.leases import has_lease
 from raftlog.consensus.messages import ReadIndexRequest, ReadIndexResponse
 from raftlog.consensus.server_state import LeaderRead, ServerState
 from raftlog.consensus.state import Role
@@ -43,7 +46,31 @@ def receive_read_index_request(state: ServerState, message: ReadIndexRequest, no
 def _lead_read(state: ServerState, read: LeaderRead, now: float) -> None:
     leadership = state.leadership
     assert leadership is not None
+    if has_lease(state, now):
+        leadership.reads_leased.append(read)
+        return
     leadership.reads_waiting.append(read)
+    _begin_round_for_reads(state, now)
+
+
+def confirm_leases(state: ServerState, now: float) -> None:
+    """The clock was read again, at `now`, after the reads came (rule 18 of the design): where the lease still holds
+    they are answered, else they wait for a round."""
+    leadership = state.leadership
+    if leadership is None or not leadership.reads_leased:
+        return
+    reads, leadership.reads_leased = leadership.reads_leased, []
+    if has_lease(state, now):
+        for read in reads:
+            _answer(state, read, state.commit_index)
+        return
+    leadership.reads_waiting += reads
+    _begin_round_for_reads(state, now)
+
+
+def _begin_round_for_reads(state: ServerState, now: float) -> None:
+    leadership = state.leadership
+    assert leadership is not None
     if not leadership.reads_in_round:
         begin_round(state, now)
         attach_to_round(state)
@@ -86,6 +113,7 @@ def refuse_all(state: ServerState) -> None:
     for _, reads in leadership.reads_in_round:
         _refuse(state, reads)
     _refuse(state, leadership.reads_waiting)
+    _refuse(state, leadership.reads_leased)
     _refuse(state, leadership.reads_confirmed)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from raftlog.consensus import membership, roles
 from raftlog.consensus.events import ElectionLost, IncarnationMismatch, VoteGranted
+from raftlog.consensus.leases import holds_votes
 from raftlog.consensus.messages import RequestVote, RequestVoteResponse
 from raftlog.consensus.quorum import VoteResult, unanimous_result, vote_result
 from raftlog.consensus.server_state import INFINITY, Candidacy, ServerState
@@ -22,6 +23,9 @@ def start_pre_vote(state: ServerState, now: float, reason: str) -> None:
     """The election deadline passed (dissertation §9.6): ask whether an election could be won."""
     if not may_campaign(state):
         reset_election_deadline(state, now)
+        return
+    if holds_votes(state, now):
+        state.election_deadline = state.votes_held_until + state.settings.suspicion_jitter * state.rng.random()
         return
     roles.become_pre_candidate(state, now, reason)
     _candidacy(state).votes[state.node_id] = True

@@ -53,6 +53,7 @@ class Leadership:
 
     __slots__ = (
         "first_own_index",
+        "lease_is_over",
         "leaving",
         "leaving_until",
         "look_at",
@@ -61,6 +62,7 @@ class Leadership:
         "read_round",
         "reads_confirmed",
         "reads_in_round",
+        "reads_leased",
         "reads_waiting",
         "round",
         "round_began_at",
@@ -86,6 +88,10 @@ class Leadership:
         self.reads_waiting: list[LeaderRead] = []
         self.reads_in_round: deque[tuple[int, list[LeaderRead]]] = deque()
         self.reads_confirmed: list[LeaderRead] = []
+        # Under a lease, whose end the clock is to be looked at for once more (reads.confirm_leases).
+        self.reads_leased: list[LeaderRead] = []
+        # TimeoutNow was sent in this term: no lease any more. Changes: leases.end_lease(). Invariant: stays true.
+        self.lease_is_over = False
         # The newest round that reads wait for: every voter gets it at once.
         self.read_round = 0
         # Own entries that are not committed: (last index, bytes) of each proposal.
@@ -205,6 +211,10 @@ class ServerState:
         self.last_heard_at = float("-inf")
         # When the connection to the leader was lost, -inf: it was not, or the leader was heard from since.
         self.suspected_at = float("-inf")
+
+        # Until when nobody but the leader's choice gets this server's vote, itself included (leases.py).
+        # Changes: leases.hold_votes(). Invariant: never decreases.
+        self.votes_held_until = float("-inf")
 
         # Invariant: set exactly while role is PRE_CANDIDATE or CANDIDATE.
         self.candidacy: Candidacy | None = None

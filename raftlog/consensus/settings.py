@@ -18,6 +18,8 @@ class RaftSettings:
     heartbeat_interval: float = 0.1
     # How long a newer commit_index may wait for entries to travel with, to a follower that nobody waits on.
     commit_delay: float = 0.0
+    # Whether this server promises to hold its votes, and as a leader reads by such promises (leases.py).
+    read_lease: bool = False
     # A server that is to become a voter, and makes no progress for so long, is given up.
     catch_up_timeout: float = 30.0
     # For how long a server of higher priority must have been ready to lead before a leader hands over to it.

@@ -7,6 +7,7 @@ stands for election at once. Where it does not take over within an election time
 from __future__ import annotations
 
 from raftlog.consensus.events import TransferAbandoned, TransferStarted
+from raftlog.consensus.leases import end_lease
 from raftlog.consensus.messages import TimeoutNow
 from raftlog.consensus.progress import ProgressState
 from raftlog.consensus.request_vote import start_election
@@ -48,6 +49,7 @@ def build_timeout_now(state: ServerState, peer: str, now: float) -> TimeoutNow |
     if state.progress[peer].match_index < state.log.last_index:
         return None
     leadership.timeout_now_sent = True
+    end_lease(state)
     return TimeoutNow(state.current_term, state.node_id, peer)
 
 

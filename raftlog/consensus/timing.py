@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftlog.consensus.leases import hold_votes, holds_votes
 from raftlog.consensus.quorum import majority_value
 from raftlog.consensus.server_state import INFINITY, ServerState
 from raftlog.consensus.state import Role
@@ -69,6 +70,7 @@ def hear_leader(state: ServerState, at: float) -> None:
     if at <= state.last_heard_at:
         return
     state.last_heard_at = at
+    hold_votes(state, at)
     grace_ends = state.suspected_at + state.settings.suspicion_grace
     if at < grace_ends:
         # Probably a left-over of the lost connection. The leader, if it lives, will be heard from again soon.
@@ -93,7 +95,7 @@ def suspect_leader(state: ServerState, now: float) -> None:
 
 def hears_leader(state: ServerState, now: float) -> bool:
     """Whether votes are refused for a live leader's sake (dissertation §4.2.3); a leader hears itself."""
-    if state.role is Role.LEADER:
+    if state.role is Role.LEADER or holds_votes(state, now):
         return True
     is_suspected = state.suspected_at > float("-inf")
     return bool(state.leader_id) and not is_suspected and now - state.last_heard_at < state.settings.election_timeout

@@ -23,7 +23,7 @@ ANSWER_GRACE: Final = 1.0  # seconds that a question may take beyond its time li
 
 
 class Confirmed(NamedTuple):
-    """This host's database has applied `up_to`, which is all that was committed at `as_of` (clock.boottime())."""
+    """This host's database has applied `up_to`, which is all that was committed at `as_of` (clock.monotonic())."""
 
     up_to: int
     as_of: float
@@ -37,7 +37,7 @@ class _Question:
 
     def __init__(self, callers: list[tuple[float, Done]], now: float) -> None:
         self.callers = callers
-        self.as_of = clock.boottime()
+        self.as_of = clock.monotonic()
         # The longest that one of them waits; the others give up by themselves.
         self.timeout = max(max(deadline for deadline, _ in callers) - now, 0.001)
         self.overdue_at = now + self.timeout + ANSWER_GRACE

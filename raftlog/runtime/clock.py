@@ -9,14 +9,10 @@ _BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def monotonic() -> float:
-    """Seconds on a clock that never goes back and has no meaning outside this machine."""
-    return time.monotonic()
+    """Seconds on a clock that never goes back and has no meaning outside this machine.
 
-
-def boottime() -> float:
-    """As monotonic(), but it goes on while the machine sleeps (a suspended laptop or virtual machine).
-
-    For what may have become old meanwhile; where the system has no such clock (not Linux), monotonic().
+    It goes on while the machine sleeps (a suspended laptop or virtual machine), so that what has become old meanwhile
+    is known to be: CLOCK_BOOTTIME. Where the system has none (not Linux), it may stand still.
     """
     return time.clock_gettime(_BOOTTIME)
 

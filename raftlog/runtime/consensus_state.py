@@ -268,6 +268,7 @@ class ConsensusState(LogWriter):
         self.measures.follow(now)
         self.watch_disk(now)
         self.save_hard_state()
+        self._look_at_leases()
         afterwards: Afterwards = []
         for message in raft.take_replies():
             self._route(message, afterwards)
@@ -297,6 +298,11 @@ class ConsensusState(LogWriter):
         self._notify_peers(wake)
         self._wake_timers()
         return afterwards
+
+    def _look_at_leases(self) -> None:
+        """Reads were taken under a lease: it must hold still, at a time read after they came. Monitor: held."""
+        if self.raft.has_leased_reads:
+            self.raft.confirm_leases(self.monitor.monotonic())
 
     def _move_turns(self, now: float) -> Afterwards:
         """Append what is held back no longer, give the write turn to the next one. Monitor: held."""

@@ -35,18 +35,19 @@ class Mutation:
     bug: str
     patches: Callable[[], list[Patch]]
     workload: str = "kv"  # of the simulation that finds it
+    leases: bool = False  # likewise: in a run with leases
 
 
 MUTATIONS: Final[dict[str, Mutation]] = {}
 
 
 def mutation(
-    name: str, bug: str, *, workload: str = "kv"
+    name: str, bug: str, *, workload: str = "kv", leases: bool = False
 ) -> Callable[[Callable[[], list[Patch]]], Callable[[], list[Patch]]]:
     """Put a mutation into the registry."""
 
     def register(patches: Callable[[], list[Patch]]) -> Callable[[], list[Patch]]:
-        MUTATIONS[name] = Mutation(name, bug, patches, workload)
+        MUTATIONS[name] = Mutation(name, bug, patches, workload, leases)
         return patches
 
     return register
@@ -94,7 +95,7 @@ def first_seed(name: str, max_seeds: int = MAX_SEEDS) -> dict[str, Any] | None:
     with mutated(name):
         for nodes, events in ((5, 2000), (3, 2000), (5, LONG)) if workload == "kv" else ((3, 2000),):
             for seed in range(max_seeds):
-                options = Options(seed, nodes, events, workload=workload)
+                options = Options(seed, nodes, events, workload=workload, leases=MUTATIONS[name].leases)
                 report = simulate(options)
                 if report.violation:
                     found = {"seed": seed, "nodes": nodes, "events": options.events}
@@ -146,7 +147,7 @@ def main(arguments: list[str] | None = None, out: TextIO = sys.stdout) -> int:
     return 1 if missing else 0
 
 
-from raftlog.testing import known_bugs, known_bugs_of_change  # noqa: E402, F401  fills the registry
+from raftlog.testing import known_bugs, known_bugs_of_change, known_bugs_of_leases  # noqa: E402, F401  fills the registry
 from raftlog.testing.sql import known_bugs as sql_known_bugs  # noqa: E402, F401
 
 if __name__ == "__main__":

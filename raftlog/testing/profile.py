@@ -6,6 +6,7 @@ import random
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from raftlog.consensus.leases import CLOCK_DRIFT
 from raftlog.consensus.settings import RaftSettings
 from raftlog.testing.network import NetworkProfile
 
@@ -66,6 +67,22 @@ def draw_features(rng: random.Random, profile: Profile) -> None:
         profile.compact_after = rng.choice((2, 10, 40))
         profile.kept_tail = rng.choice((0, 2, 10))
         profile.chunk_bytes = rng.choice((200, 1000, 10_000))
+
+
+def keep_to_leases(rng: random.Random, profile: Profile) -> None:
+    """Leases are on, and clocks go as they assume: at rates that differ by less than CLOCK_DRIFT, without jumps.
+
+    Leaders are often cut off, or told to hand over (lease_faults.py).
+    """
+    profile.settings = replace(profile.settings, read_lease=True)
+    profile.clock_skew = rng.choice((0.0, CLOCK_DRIFT / 2.2))
+    profile.faults = [name for name in profile.faults if name not in ("clock-rate", "clock-jump")]
+    profile.features += ("leases",)
+    profile.events_per_action = rng.choice((30.0, 80.0, 150.0))
+    profile.readers = max(profile.readers, rng.choice((2, 4)))
+    if rng.random() < 0.7:  # a quiet world otherwise: much is committed and read
+        profile.faults, profile.network.drop, profile.network.slow = [], 0.0, 0.0
+        profile.network.max_delay = min(profile.network.max_delay, 0.02)
 
 
 def draw_profile(rng: random.Random, fault_names: list[str]) -> Profile:

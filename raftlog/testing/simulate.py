@@ -70,6 +70,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--without", type=_numbers, default=frozenset(), help="leave out these planned faults (numbers)"
     )
+    parser.add_argument("--leases", action="store_true", help="reads go by leases, clocks as these assume")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--trace", metavar="FILE", help="write every event of a single seed")
     parser.add_argument("--html", metavar="FILE", help="write the timeline of a history that is not linearizable")
@@ -78,6 +79,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list-mutations", action="store_true", help="names of the known bugs, one a line")
     parser.add_argument("--mutation", choices=tuple(MUTATIONS), metavar="NAME", help="switch one known bug on")
     options = parser.parse_args(arguments)
+    options.leases |= bool(options.mutation and MUTATIONS[options.mutation].leases)
     if not options.workload:
         options.workload = MUTATIONS[options.mutation].workload if options.mutation else "kv"
     return options
@@ -99,7 +101,10 @@ def _numbers(text: str) -> frozenset[int]:
 
 
 def _reports(options: argparse.Namespace) -> Iterator[Report]:
-    work = [Options(seed, options.nodes, options.events, options.without, options.workload) for seed in options.seeds]
+    work = [
+        Options(seed, options.nodes, options.events, options.without, options.workload, options.leases)
+        for seed in options.seeds
+    ]
     keep_trace = bool(options.trace)
     if options.jobs == 1 or len(work) == 1:
         with _mutation(options.mutation):

@@ -25,11 +25,11 @@ from typing import Any, Final
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.state import Role
-from raftlog.testing import members, repairing  # noqa: F401  they fill the registry
+from raftlog.testing import lease_faults, members, repairing  # noqa: F401  they fill the registry
 from raftlog.testing.disk import UNLIMITED
 from raftlog.testing.faults import OPERATIONS, PlannedFault, names_of, plan_faults
 from raftlog.testing.network import SimulatedNetwork
-from raftlog.testing.profile import INFINITY, Profile, draw_features, draw_profile
+from raftlog.testing.profile import INFINITY, Profile, draw_features, draw_profile, keep_to_leases
 from raftlog.testing.safety import Safety, Violation
 from raftlog.testing.simulated_node import SimulatedNode
 from raftlog.testing.workload import make_workload
@@ -48,6 +48,7 @@ class Options:
     events: int = 2000
     without: frozenset[int] = frozenset()
     workload: str = "kv"  # or "sql"
+    leases: bool = False  # reads go by leases, and clocks keep to what those assume
 
     def command(self, mutation: str = "") -> str:
         """The command that replays the run."""
@@ -55,6 +56,8 @@ class Options:
         parts.append(f"--events {self.events}")
         if self.workload != "kv":
             parts.append(f"--workload {self.workload}")
+        if self.leases:
+            parts.append("--leases")
         if self.without:
             parts.append(f"--without {','.join(map(str, sorted(self.without)))}")
         if mutation:
@@ -97,6 +100,8 @@ class Simulation:
         self.profile: Profile = draw_profile(self.rng("profile"), names_of(""))
         if options.workload == "kv":
             draw_features(self.rng("features"), self.profile)
+        if options.leases:
+            keep_to_leases(self.rng("leases"), self.profile)
         self.has_images = "images" in self.profile.features
         self.has_repair = "repair" in self.profile.features
         self.node_ids = [f"n{number}" for number in range(1, options.nodes + 1)]

@@ -34,7 +34,7 @@ def node():
 def test_who_asks_while_a_question_is_under_way_gets_the_answer_to_the_next(node):
     rounds, answers = ReadRounds(node), []
     rounds.ask(5, lambda answer: answers.append(("first", answer.up_to)))
-    began = clock.boottime()
+    began = clock.monotonic()
     for name in ("second", "third"):
         rounds.ask(5, lambda answer, name=name: answers.append((name, answer.up_to)))
     assert len(node.asked) == 1

@@ -24,7 +24,10 @@ def test_the_table_in_the_docs_is_the_recorded_one():
 def test_the_simulation_finds(name):
     """At its recorded seed; where the code has changed since, at another below the limit."""
     entry = recorded()[name]
-    options = Options(entry["seed"], entry["nodes"], entry["events"], workload=MUTATIONS[name].workload)
+    mutation = MUTATIONS[name]
+    options = Options(
+        entry["seed"], entry["nodes"], entry["events"], workload=mutation.workload, leases=mutation.leases
+    )
     with mutated(name):
         found = simulate(options).violation
     assert found or first_seed(name) is not None

@@ -39,6 +39,14 @@ def test_seeds_find_no_violation(nodes, seeds):
     assert code == 0, text
 
 
+def test_with_leases_too():
+    first = first_seed()
+    code, text = run("--leases", "--seeds", f"{first}-{first + 29}", "--nodes", "3")
+    print(text)
+    assert code == 0, text
+    assert "fault: hand-over-cut-off" in text
+
+
 def test_the_same_seed_gives_the_same_run_event_by_event():
     one, two, other = simulate(Options(5)), simulate(Options(5)), simulate(Options(6))
     assert one.trace_hash == two.trace_hash

@@ -133,3 +133,16 @@ def test_backups_need_a_storage_that_there_is():
     for key in ("BACKUP_INTERVAL", "ARCHIVE_INTERVAL"):
         assert [problem.key for problem in conf.find_problems({key: 60})] == [key]
         assert conf.find_problems({key: 60, "BACKUP_STORAGE": "default"}) == []
+
+
+def test_reads_are_configured_with_checked_values(monkeypatch):
+    raw = {"READ_LEASE": True, "READ_YOUR_WRITES_TIMEOUT": 0, "READ_YOUR_WRITES_LATE": "serve"}
+    settings = conf.load_settings(raw)
+    assert (settings.read_lease, settings.read_your_writes_timeout) == (True, 0)
+    assert conf.load_settings({}).read_lease is False
+    for raw in ({"READ_LEASE": 1}, {"READ_YOUR_WRITES_TIMEOUT": -1}, {"READ_YOUR_WRITES_LATE": "wait"}):
+        (problem,) = conf.find_problems(raw)
+        assert problem.key in raw
+    monkeypatch.setattr("sys.platform", "darwin")
+    (problem,) = conf.find_problems({"READ_LEASE": True})
+    assert "only Linux" in problem.message
