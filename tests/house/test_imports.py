@@ -26,7 +26,7 @@ LAYERS: list[set[str]] = [
     {"runtime"},
     {"storage"},
     {"consensus"},
-    {"conf", "signals", "exceptions"},
+    {"addresses", "conf", "signals", "exceptions"},
 ]
 ABOVE = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 SIBLINGS_APART = {("replication", "transport"), ("transport", "replication")}
