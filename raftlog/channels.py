@@ -145,7 +145,9 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             before = changes(since, tables=models, timeout=0)
             missed = [value async for value in before]
             index = since if before.index is None else before.index
-            await self._say({"type": "subscribed", "index": index, "models": _labels(models)})
+            # Where what follows begins: a browser that goes away before it has all of it comes back with this.
+            begins_after = index if since is None else since
+            await self._say({"type": "subscribed", "index": begins_after, "models": _labels(models)})
             for one in missed:
                 await self._say(_message(one, models))
             while (value := await self._next(broadcast, queue)) is not None:

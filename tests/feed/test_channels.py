@@ -73,7 +73,8 @@ def test_a_browser_is_told_which_rows_change(node):
         assert second["rows"] == [{**row, "operation": "update", "columns": ["views"]}]
         await browser.disconnect()
         # It comes back with what it has seen last.
-        again, _ = await subscribed(since=first["index"])
+        again, index = await subscribed(since=first["index"])
+        assert index == first["index"]
         assert await again.receive_json_from(5) == second
         assert await again.receive_nothing(0.1)
         await again.disconnect()
@@ -90,7 +91,8 @@ def test_a_browser_that_missed_too_much_is_told_to_begin_anew(node):
             node.machine.feed._prune_at = 0
             await create(title=str(number))
         browser, index = await subscribed(since=1)
-        assert await browser.receive_json_from(5) == {"type": "reset", "index": index}
+        assert index == 1
+        assert await browser.receive_json_from(5) == {"type": "reset", "index": node.machine.last_applied}
         await create(title="new")
         assert (await browser.receive_json_from(5))["type"] == "change"
         await browser.disconnect()
