@@ -91,7 +91,9 @@ class Idempotency:
             return problem(422, "This idempotency key was used for another request", str(error))
         except (NotProposed, OutcomeUnknown) as error:
             logger.warning("%s %s with idempotency key %r: %s", request.method, request.path, name.key, error)
-            return problem(503, "Whether it was done is not known", "Ask again with the same key.", retry=True)
+            is_known = isinstance(error, NotProposed)
+            title = "It cannot be done now; nothing was" if is_known else "Whether it was done is not known"
+            return problem(503, title, "Ask again with the same key.", retry=True)
 
     def _in_a_transaction(self, request: HttpRequest, name: IdempotencyName, asked: Any) -> HttpResponse:
         response: HttpResponse | None = None

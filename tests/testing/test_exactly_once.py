@@ -10,7 +10,7 @@ from raftlog.testing.trials.exactly_once import ExactlyOnce, judge
 
 
 def options(**given):
-    small = {"nodes": 3, "proposals": 10, "transactions": 10, "clients": 1, "think": 0.05, "timeout": 90.0}
+    small = {"nodes": 3, "proposals": 6, "transactions": 6, "clients": 1, "think": 0.05, "timeout": 90.0}
     return small | {"kill_every": 2.0, "mutation": None} | given
 
 
@@ -23,13 +23,13 @@ def test_each_job_is_done_once(tmp_path):
     report = run(tmp_path)
     assert report["problems"] == []
     assert report["nodes_equal"]
-    assert report["retried_jobs"] == report["jobs"] == 20
+    assert report["retried_jobs"] == report["jobs"] == 12
     assert report["leaders_killed"] + report["clients_killed"] >= 1
 
 
 @pytest.mark.processes
 def test_without_keys_it_finds_what_is_done_twice(tmp_path):
-    report = run(tmp_path, nodes=1, clients=2, kill_every=60.0, proposals=5, transactions=5, mutation="no-key")
+    report = run(tmp_path, nodes=1, clients=2, kill_every=60.0, proposals=3, transactions=3, mutation="no-key")
     assert any("were done more than once: c0" in problem for problem in report["problems"])
 
 
