@@ -82,7 +82,7 @@ class Clients:
         self, cluster: ProcessCluster, jobs: list[str], directory: Path, rng: random.Random, options: dict[str, Any]
     ) -> None:
         self.problems: list[str] = []
-        self.killed = self.cut = self.started = 0
+        self.killed = self.cut = 0
         self._directory = directory
         self._rng = rng
         self._deadline = clock.monotonic() + options["timeout"]
@@ -100,6 +100,8 @@ class Clients:
             for n, mine in enumerate(shared)
         ]
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        # How many answers there were when each was started.
+        self._answered: dict[int, int] = {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="clients")
 
@@ -117,7 +119,7 @@ class Clients:
 
     def _start(self, number: int) -> None:
         node, work = self._nodes[number], self.works[number]
-        self.started += 1
+        self._answered[number] = len(answered(Path(work.journal)))
         raw = self._proxies[node.node_id][0]
         environment = node.environment | {"RAFTLOG_OPTIONS": msgspec.json.encode(raw).decode()}
         with (self._directory / f"client-{number}.log").open("ab") as output:
@@ -158,12 +160,19 @@ class Clients:
         return clock.monotonic() + seconds * self._rng.uniform(0.2, 1.8)
 
     def _kill_one(self) -> None:
-        number = self._rng.choice(sorted(self._running))
+        """One that has had an answer since it was started: however slow the machine is, it all comes to an end."""
+        had_answers = [n for n in sorted(self._running) if self._has_answered(n)]
+        if not had_answers:
+            return
+        number = self._rng.choice(had_answers)
         process = self._running[number]
         process.send_signal(signal.SIGKILL)
         process.wait()
         self.killed += 1
         self._start(number)
+
+    def _has_answered(self, number: int) -> bool:
+        return len(answered(Path(self.works[number].journal))) > self._answered[number]
 
     def _cut_some(self) -> None:
         """The connections of one node's clients: of one that has any."""
