@@ -163,6 +163,17 @@ def test_without_memory_a_share_of_users_is_the_same(database):
     assert not flags.enabled("new_checkout")
 
 
+def test_in_tests_of_async_code_a_flag_has_its_default_or_what_overrides_it(database):
+    flags.set("page_size", 50)
+
+    async def view():
+        return flags.get("page_size")
+
+    assert asyncio.run(view()) == 20
+    with flags.override("page_size", 3):
+        assert asyncio.run(view()) == 3
+
+
 def test_tests_override_flags(database):
     with flags.override("new_checkout", True), flags.override("page_size", 3):
         assert (flags.get("new_checkout"), flags.get("page_size")) == (True, 3)

@@ -8,6 +8,7 @@ test's transaction.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import os
@@ -160,7 +161,7 @@ def override(name: str, value: Any) -> Iterator[None]:
 def _first_read(name: str) -> Setting:
     found = definition(name)
     if _is_testing():
-        return _resolve(found, _read_rows().get(name))
+        return _resolve(found, None if _in_event_loop() else _read_rows().get(name))
     _start()
     _watch.loaded.wait(FIRST_LOAD)
     with _watch.guard:
@@ -261,6 +262,15 @@ def _is_testing() -> bool:
     """Whether Django's test environment is set up, by its runner or by pytest-django."""
     utils = sys.modules.get("django.test.utils")
     return utils is not None and hasattr(utils._TestState, "saved_data")
+
+
+def _in_event_loop() -> bool:
+    """Whether this thread runs one: then the test's transaction, which is another thread's, cannot be asked."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _refused(name: str) -> InsideTransaction:
