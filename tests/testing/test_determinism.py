@@ -72,6 +72,9 @@ def test_each_of_the_zoo_is_found_with_its_line_and_none_of_the_others():
             by_site = {condition for condition, _ in marks} & {"clock", "random", "host", "rows"}
             # Where a condition can hold for one line at a time, no innocent line is named; else who called it may be.
             assert not by_site or {line for _, line in marks} == set(lines), name
+    assert answer["raised"] == [
+        {"case": "zoo.good_failure(name='ant')", "words": "DoesNotExist: Animal matching query does not exist."}
+    ]
     assert answer["untried"] == ["zoo.without_example"]
     (hint,) = answer["hints"]
     assert hint["words"] == "zoo.without_example takes chance: take ctx.random, or ctx.uuid()"

@@ -71,7 +71,7 @@ def check_project(options: dict[str, Any], output: Output, folder: Path) -> int:
 
     commands = gather.commands(options["labels"])
     cases = gather.cases_of(commands, options["fixture"], options["cases"], folder)
-    findings = check(cases, keys=options["keys"])
+    findings, raised = check(cases, keys=options["keys"])
     tried = {case.command for case in cases}
     untried = [command for command in commands if command not in tried]
     hints = [one for command in untried for one in suspicions(command)]
@@ -79,12 +79,15 @@ def check_project(options: dict[str, Any], output: Output, folder: Path) -> int:
         {
             "cases": len(cases),
             "findings": [report.data(finding) for finding in findings],
+            "raised": [{"case": case.words(), "words": words} for case, words in raised],
             "untried": [command.name for command in untried],
             "hints": [{"command": one.command, "line": report.shown(one.line), "words": one.words} for one in hints],
         }
     )
     if findings:
         output.line(report.text(findings))
+    for case, words in raised:
+        output.line(f"{case.words()} raised {words}; was it given the rows that it needs?")
     if untried:
         output.line(f"without a case: {', '.join(command.name for command in untried)}")
     if hints:

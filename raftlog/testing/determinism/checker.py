@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from django.conf import settings as django_settings
-from django.db import connections
+from django.db import IntegrityError, connections
 
 from raftlog.exceptions import RaftlogError
 from raftlog.replication.propose import limits
@@ -72,8 +72,17 @@ class Answer(NamedTuple):
         return self.how[3]
 
 
-def check(cases: Sequence[Case], *, keys: bool | None = None, alias: str = "") -> list[Finding]:
-    """The findings, in order of cases; none where all are the same under all conditions.
+class Checked(NamedTuple):
+    """What came out, in order of cases."""
+
+    # None where all are the same under all conditions.
+    findings: list[Finding]
+    # Cases that raised at first what their command does not declare, and that: little of the command was run.
+    raised: list[tuple[Case, str]]
+
+
+def check(cases: Sequence[Case], *, keys: bool | None = None, alias: str = "") -> Checked:
+    """Run all cases under all conditions.
 
     Args:
         keys: whether automatic keys may differ; None: they may on PostgreSQL, whose sequences skip after a rollback.
@@ -81,13 +90,14 @@ def check(cases: Sequence[Case], *, keys: bool | None = None, alias: str = "") -
     Raises DeterminismError where a process could not run them.
     """
     if not cases:
-        return []
+        return Checked([], [])
     alias = alias or limits().alias
     if keys is None:
         keys = connections[alias].vendor == "postgresql"
     folder = make_folder()
     try:
-        return _Checker(cases, alias, names(keys=keys), folder).findings()
+        checker = _Checker(cases, alias, names(keys=keys), folder)
+        return Checked(checker.findings(), checker.raised())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,6 +123,16 @@ class _Checker:
         order = {name: number for number, name in enumerate(self._conditions)}
         places = sorted(found, key=lambda place: (place[0], order[place[1]]))
         return [self._finding(case, name, found[case, name], lines) for case, name in places]
+
+    def raised(self) -> list[tuple[Case, str]]:
+        """After findings()."""
+        undeclared = []
+        for number, answer in self._first.items():
+            case, (kind, words) = self._cases[number], answer.how[:2]
+            declared = {one.__name__ for one in (*case.command.raises, IntegrityError)}
+            if kind == "raised" and words.partition(":")[0] not in declared:
+                undeclared.append((case, words))
+        return undeclared
 
     def _one_by_one(self, suspects: list[int], pool: ThreadPoolExecutor) -> dict[tuple[int, str], Answer]:
         """(case, condition) -> what it did there, where that differs and is not so already without any condition."""
@@ -204,19 +224,19 @@ class _Checker:
         module = os.environ.get("DJANGO_SETTINGS_MODULE") or getattr(django_settings, "SETTINGS_MODULE", "")
         if not module:
             raise DeterminismError("set DJANGO_SETTINGS_MODULE: commands are run in processes of their own")
-        ran = subprocess.run(
-            [sys.executable, "-m", "raftlog.testing.determinism.worker", str(task_path), str(answer_path)],
-            env={
-                **os.environ,
-                **surroundings,
-                "DJANGO_SETTINGS_MODULE": module,
-                "PYTHONPATH": os.pathsep.join(sys_path),
-            },
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
+        arguments = [sys.executable, "-m", "raftlog.testing.determinism.worker", str(task_path), str(answer_path)]
+        surroundings |= {"DJANGO_SETTINGS_MODULE": module, "PYTHONPATH": os.pathsep.join(sys_path)}
+        try:
+            ran = subprocess.run(
+                arguments,
+                env={**os.environ, **surroundings},
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise DeterminismError(f"{len(runs)} runs of commands did not end within {TIMEOUT:g} s") from error
         if ran.returncode:
             raise DeterminismError(f"the process that runs the commands failed:\n{ran.stderr.strip()}")
         return [

@@ -36,7 +36,7 @@ class Determinism:
         folder = make_folder()
         try:
             case = make_case(command, arguments, folder / "case.sqlite3", alias=self.alias)
-            findings = check([case], keys=self.keys, alias=self.alias)
+            findings = check([case], keys=self.keys, alias=self.alias).findings
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if findings:
