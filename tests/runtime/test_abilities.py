@@ -5,7 +5,7 @@ import pytest
 
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import COMMAND, KEY, TRANSACTION, client_payload
-from raftlog.runtime.abilities import Abilities
+from raftlog.runtime.abilities import IDEMPOTENCY_KEYS, Abilities
 from raftlog.runtime.monitor import Monitor
 from raftlog.runtime.ports import NOT_PROPOSED, ForwardProposals, ForwardResponse
 from raftlog.runtime.proposals import Proposals
@@ -137,3 +137,18 @@ def test_status_names_what_a_member_lacks(abilities):
     hear(abilities, c=OLD)
     assert abilities.lacking("c") == ["shop.buy version 2", "shop.refund version 1"]
     assert abilities.lacking("a") == []
+
+
+def test_a_command_with_an_idempotency_key_is_appended_only_where_every_voter_heeds_keys(raft):
+    heeds = {IDEMPOTENCY_KEYS[0]: [IDEMPOTENCY_KEYS[1]]}
+    abilities = Abilities(raft, Monitor(), NEW | heeds, {})
+    keyed = client_payload(
+        COMMAND, SESSION, 1, 0, msgspec.msgpack.encode(["shop.buy", 1, {"item": 3}, ["", "key", b"d" * 16]])
+    )
+    hear(abilities, a=NEW | heeds, c=NEW)
+    assert abilities.refusal(payload(2)) == ""
+    assert "idempotency keys of commands are not known to c" in abilities.refusal(keyed)
+    hear(abilities, c=NEW | heeds)
+    assert abilities.refusal(keyed) == ""
+    unknown = client_payload(COMMAND, SESSION, 3, 0, msgspec.msgpack.encode(["shop.buy", 1, {}, None, "more"]))
+    assert "no command that can be decoded" in abilities.refusal(unknown)
