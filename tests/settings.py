@@ -11,6 +11,8 @@ INSTALLED_APPS = [
     "raftlog.contrib.schedule",
     "raftlog.contrib.sequences",
     "raftlog.contrib.locks",
+    "raftlog.contrib.cache",
+    "raftlog.contrib.ratelimit",
     "demo_site.bank",
     "tests.replication.warehouse",
 ]
