@@ -32,6 +32,7 @@ _PUBLIC = {
     "TurnExpired": "raftlog.backends.exceptions",
     "UniqueConflict": "raftlog.backends.exceptions",
     **dict.fromkeys(("alock", "asemaphore", "lock", "semaphore"), "raftlog.contrib.locks.api"),
+    "ratelimit": "raftlog.contrib.ratelimit.api",
     "only_on_leader": "raftlog.contrib.leader.elections",
     **dict.fromkeys(
         (

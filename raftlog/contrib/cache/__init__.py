@@ -25,5 +25,5 @@ def __getattr__(name: str) -> Any:
     from django.core.exceptions import ImproperlyConfigured
 
     if not apps.is_installed(__name__):
-        raise ImproperlyConfigured(f"{__name__}.{name}: add {__name__!r} to INSTALLED_APPS, then run `manage.py migrate`")
+        raise ImproperlyConfigured(f"{__name__}.{name}: add {__name__!r} to INSTALLED_APPS and run `migrate`")
     return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -42,7 +42,7 @@ class RaftlogCache(BaseCache):
         self.location = str(location or "default")
         if ":" in self.location or "\0" in self.location or len(self.location) > LOCATION_LENGTH:
             raise ImproperlyConfigured(
-                f"CACHES: LOCATION is {location!r}; it must be a name of at most {LOCATION_LENGTH} characters without ':'"
+                f"CACHES: LOCATION is {location!r}; it must have at most {LOCATION_LENGTH} characters, no ':'"
             )
         self._serializer = _serializer(params.get("OPTIONS", {}).get("SERIALIZER"))
 
@@ -61,10 +61,8 @@ class RaftlogCache(BaseCache):
         made = self._made(key, version)
         return made in self._read([made])
 
-    def get_or_set(
-        self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> Any:
-        """As Django's. In an open transaction the default is added once that is committed, if nobody else did by then."""
+    def get_or_set(self, key: Any, default: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> Any:
+        """As Django's. In an open transaction the default is added once that is committed, unless another one was."""
         found = self.get(key, self._missing_key, version=version)
         if found is not self._missing_key:
             return found
@@ -98,9 +96,7 @@ class RaftlogCache(BaseCache):
     def set(self, key: Any, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
         self._write([["set", self._made(key, version), self._dump(value), self._ttl(timeout)]])
 
-    def set_many(
-        self, data: dict[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> list[Any]:
+    def set_many(self, data: dict[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         ttl = self._ttl(timeout)
         changes = [["set", self._made(key, version), self._dump(value), ttl] for key, value in data.items()]
         for some in _in_entries(changes):
@@ -166,7 +162,7 @@ class RaftlogCache(BaseCache):
             where = "a command" if is_applying() else "an open transaction"
             raise InsideTransaction(
                 f"{what} inside {where}: its answer comes from the log, after that has ended. Call it before or after, "
-                "or in transaction.on_commit(). set(), delete(), touch() and get_or_set() wait for the commit by themselves"
+                "or in transaction.on_commit(). set(), delete() and get_or_set() wait for the commit by themselves"
             ) from error
 
     # The way to the log
@@ -203,7 +199,7 @@ class RaftlogCache(BaseCache):
         made = self.make_and_validate_key(key, version=version)
         if len(made) > KEY_LENGTH or "\0" in made:
             raise InvalidCacheKey(
-                f"{made[:60]!r}… has {len(made)} characters; with prefix and version it must have at most {KEY_LENGTH}, "
+                f"{made[:60]!r}… has {len(made)} characters; with prefix and version it may have {KEY_LENGTH}, "
                 "and no NUL"
             )
         return str(made)
@@ -243,7 +239,7 @@ def _serializer(given: Any) -> Any:
     found: Callable[..., Any] = import_string(given) if isinstance(given, str) else given or RedisSerializer
     made = found() if callable(found) else found
     if not callable(getattr(made, "dumps", None)) or not callable(getattr(made, "loads", None)):
-        raise ImproperlyConfigured(f"CACHES: OPTIONS['SERIALIZER'] is {given!r}; it must have dumps(value) and loads(bytes)")
+        raise ImproperlyConfigured(f"CACHES: OPTIONS['SERIALIZER'] is {given!r}; it needs dumps() and loads()")
     return made
 
 

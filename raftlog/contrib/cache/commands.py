@@ -3,10 +3,13 @@
 A change is a list: ["set" | "add", key, value, ttl], ["touch", key, ttl], ["delete", key], ["increment", key, delta] or
 ["clear"]. A value is an int of 64 bits, or bytes, which are stored as they came and never looked into. A ttl is in
 microseconds from the entry's log time (None: for ever; 0 or less: it is gone at once).
+
+Another kind of change is another version of the command: a node that does not know it must stand still before it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from raftlog import command
@@ -24,7 +27,7 @@ LARGEST = 2**63 - 1
 def write(ctx: Any, *, location: str, changes: list, max_entries: int, cull_frequency: int) -> list:
     """Apply `changes` in order; returns for each what it found.
 
-    "set" and "clear": True. "add", "touch", "delete": whether it did something. "increment": the new number, or why not.
+    "set", "clear": True. "add", "touch", "delete": whether it did something. "increment": the new number, or why not.
     Where new keys would make more than `max_entries`, those that have expired go first, then the entries written
     longest ago: one in `cull_frequency` (0: all).
     """
@@ -86,4 +89,10 @@ def _increment(rows: Rows, key: str, delta: int) -> int | str:
     return number + delta
 
 
-_CHANGES = {"set": _set, "add": _add, "touch": _touch, "delete": _delete, "increment": _increment}
+_CHANGES: dict[str, Callable[..., Any]] = {
+    "set": _set,
+    "add": _add,
+    "touch": _touch,
+    "delete": _delete,
+    "increment": _increment,
+}

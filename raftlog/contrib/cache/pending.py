@@ -43,7 +43,7 @@ def write_at_commit(connection: BaseDatabaseWrapper, location: str, propose: Pro
     hook = last[1] if last is not None and last[0] == set(connection.savepoint_ids) else None
     if not isinstance(hook, PendingWrite) or hook.location != location:
         hook = PendingWrite(location, propose)
-        transaction.on_commit(hook, using=connection.alias)  # type: ignore[arg-type]
+        transaction.on_commit(hook, using=connection.alias)
     hook.changes += changes
 
 

@@ -18,7 +18,7 @@ CHUNK = 500  # keys in one query
 
 @dataclasses.dataclass(slots=True)
 class Row:
-    """One key, as it is or is to be. `is_stored`: in the table. `is_whole`: with its value, so that it can be written."""
+    """One key, as it is or is to be. `is_stored`: in the table. `is_whole`: with its value, to be written."""
 
     number: int | None
     data: bytes | None

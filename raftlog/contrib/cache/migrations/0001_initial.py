@@ -4,36 +4,34 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Entry',
+            name="Entry",
             fields=[
-                ('name', models.CharField(max_length=551, primary_key=True, serialize=False)),
-                ('location', models.CharField(max_length=50)),
-                ('number', models.BigIntegerField(null=True)),
-                ('data', models.BinaryField(null=True)),
-                ('expires_at', models.BigIntegerField(null=True)),
-                ('written', models.BigIntegerField()),
+                ("name", models.CharField(max_length=551, primary_key=True, serialize=False)),
+                ("location", models.CharField(max_length=50)),
+                ("number", models.BigIntegerField(null=True)),
+                ("data", models.BinaryField(null=True)),
+                ("expires_at", models.BigIntegerField(null=True)),
+                ("written", models.BigIntegerField()),
             ],
             options={
-                'verbose_name': 'cache entry',
-                'verbose_name_plural': 'cache entries',
+                "verbose_name": "cache entry",
+                "verbose_name_plural": "cache entries",
             },
         ),
         migrations.CreateModel(
-            name='Size',
+            name="Size",
             fields=[
-                ('location', models.CharField(max_length=50, primary_key=True, serialize=False)),
-                ('entries', models.BigIntegerField()),
+                ("location", models.CharField(max_length=50, primary_key=True, serialize=False)),
+                ("entries", models.BigIntegerField()),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
     ]

@@ -4,21 +4,19 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Bucket',
+            name="Bucket",
             fields=[
-                ('name', models.CharField(max_length=300, primary_key=True, serialize=False)),
-                ('full_at', models.BigIntegerField(db_index=True)),
+                ("name", models.CharField(max_length=300, primary_key=True, serialize=False)),
+                ("full_at", models.BigIntegerField(db_index=True)),
             ],
             options={
-                'abstract': False,
+                "abstract": False,
             },
         ),
     ]
