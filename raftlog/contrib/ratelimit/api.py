@@ -40,7 +40,7 @@ def check(name: str, rate: str, cost: int = 1, *, approximate: bool = False) -> 
     Args:
         rate: how many in which time: "10/m", "100/15min", "5/s", "1000/d".
         cost: tokens, from 1 to all that the bucket holds.
-        approximate: out of tokens that this process took in advance, a twentieth of the bucket at a time (5 of "100/m"),
+        approximate: out of tokens that this process took in advance, a twentieth of the bucket at a time,
             so that most answers need no entry. Those it does not use within a period are lost.
 
     Raises:
