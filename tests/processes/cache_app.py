@@ -36,6 +36,7 @@ def main(name, times):
     import raftlog
 
     told = {"incr": [], "add": [], "allowed": 0}
+    settled(lambda: cache.add("hits", 0, timeout=None))
     for n in range(times):
         answer = settled(lambda: cache.incr("hits"))
         told["incr"].append(answer[0] if isinstance(answer, list) else answer)
