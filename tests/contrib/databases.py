@@ -1,6 +1,7 @@
 """A replicated database with the tables of a battery, and a node that applies commands to it."""
 
 import pytest
+from asgiref.sync import SyncToAsync
 from django.db import connection, connections
 
 from raftlog.backends.log import InlineLog, use_log
@@ -22,6 +23,13 @@ def stock_file(tmp_path, django_db_blocker):
     settings = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
     with django_db_blocker.unblock(), default_database(settings):
         yield
+        SyncToAsync.single_thread_executor.submit(forget_connection).result()
+
+
+def forget_connection():
+    """sync_to_async() keeps a thread for ever, whose connection goes to the database of an earlier test."""
+    connections["default"].close()
+    del connections["default"]
 
 
 @pytest.fixture
