@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from raftlog.testing.bench import redis_side
@@ -26,17 +27,15 @@ def measure(cluster: ProcessCluster, seconds: float) -> list[Row]:
         (f"set_many() of {MANY}", "set_many", "keys", 1),
         ("incr()", "incr", "additions", 4),
     ):
-        beside, theirs = redis_side.side(
-            "django-redis",
-            lambda run=_run(cluster, action, seconds, threads): run("redis"),  # type: ignore[misc]
-        )
-        ours = _run(cluster, action, seconds, threads)("ours")
+        run = partial(_run, cluster, action, seconds, threads)
+        beside, theirs = redis_side.side("django-redis", partial(run, "redis"))
+        ours = run("ours")
         rows.append((f"{name}, {threads} thread{'s' if threads > 1 else ''}", unit, ours, beside, theirs))
     return rows + _limits(cluster, seconds)
 
 
-def _run(cluster: ProcessCluster, action: str, seconds: float, threads: int) -> Callable[[str], float]:
-    return lambda side: rate(cluster, f"{HERE}:{action}", seconds, threads=threads, arguments={"side": side})
+def _run(cluster: ProcessCluster, action: str, seconds: float, threads: int, side: str) -> float:
+    return rate(cluster, f"{HERE}:{action}", seconds, threads=threads, arguments={"side": side})
 
 
 def _limits(cluster: ProcessCluster, seconds: float) -> list[Row]:
