@@ -12,16 +12,20 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import raftlog
 from raftlog.consensus.entries import COMMAND
 from raftlog.contrib import cache as public
 from raftlog.contrib.cache import backend
 from raftlog.contrib.cache.backend import RaftlogCache
 from raftlog.contrib.cache.commands import MISSING, NO_INTEGER, OVERFLOW, write
 from raftlog.contrib.cache.models import Entry, Size
+from raftlog.contrib.ratelimit.commands import take
+from raftlog.contrib.ratelimit.models import Bucket
 from raftlog.exceptions import InsideTransaction, NoLeader, NotProposed, PayloadTooLarge
 from raftlog.replication import context
 from raftlog.replication.context import CommandContext
 from tests.contrib.databases import inline, make_tables, node, stock_file  # noqa: F401
+from tests.replication.conftest import postgresql_database, sqlite_database
 
 BACKEND = {"BACKEND": "raftlog.contrib.cache.RaftlogCache"}
 
@@ -228,6 +232,21 @@ def test_on_the_replicated_backend_a_read_counts_for_its_key_only(inline):  # no
         assert {key for table, key in read.rows} == {("here::1:a",), ("here::1:b",), ("here::1:c",)}
 
 
+def test_in_tests_of_ones_own_project_everything_applies_at_once(raft_inline):
+    with override_settings(CACHES={"default": BACKEND}):
+        cache = caches["default"]
+        cache.set("a", 1)
+        assert [cache.incr("a"), cache.add("a", 5), cache.add("b", [6])] == [2, False, True]
+        with transaction.atomic():
+            cache.set("a", 10)
+            with pytest.raises(InsideTransaction):
+                cache.incr("a")
+        assert cache.get_many("ab") == {"a": 10, "b": [6]}  # seen, though a test's commit never comes
+        assert [entry.command for entry in raft_inline.entries] == ["raftlog_cache.write"] * 4
+        assert raftlog.ratelimit("x", "1/m")
+        assert not raftlog.ratelimit("x", "1/m")
+
+
 # In commands
 
 
@@ -351,6 +370,29 @@ class Model:
         self.rows[key] = (value, None if ttl is None else now + ttl)
         if ttl is not None and ttl <= 0:
             del self.rows[key]
+
+
+@pytest.mark.parametrize("vendor", [sqlite_database, postgresql_database])
+def test_both_vendors_answer_and_read_alike(vendor, tmp_path, django_db_blocker):
+    changes = [
+        ["set", "a", b"\0\xff", None],
+        ["set", "b", 2**63 - 1, 10],
+        ["add", "a", 1, None],
+        ["set", "c", 5, None],
+        ["increment", "c", -7],
+        ["increment", "b", 1],
+        ["touch", "a", 20],
+        ["delete", "b"],
+    ]
+    with django_db_blocker.unblock(), vendor(*[tmp_path][: vendor is sqlite_database]):
+        make_tables(Entry, Size, Bucket)
+        ctx = CommandContext(index=7, log_time=backend.clock.wall_microseconds() + 10**9)
+        found = write(ctx, location="here", changes=changes, max_entries=2, cull_frequency=3)
+        assert found == [True, True, False, True, -2, OVERFLOW, True, True]
+        assert write(ctx, location="here", changes=[["set", "é", 1, 5]], max_entries=2, cull_frequency=2) == [True]
+        assert RaftlogCache("here", {})._read(["a", "b", "c", "é"]) == {"é": 1}  # a and c came with one entry
+        arguments = {"name": "x", "tokens": 2, "at_least": 2, "burst": 3, "interval": 10**6}
+        assert [take(ctx, **arguments)["taken"], take(ctx, **arguments)["wait"]] == [2, 10**6]
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
