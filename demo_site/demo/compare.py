@@ -7,6 +7,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from raftlog.replication.shapes import NODE_LOCAL_TABLES
+
 REFERENCES = """
     SELECT reference, count(*)
     FROM (SELECT reference FROM bank_transfer UNION ALL SELECT reference FROM bank_payment) GROUP BY reference
@@ -82,9 +84,9 @@ def audit(database: sqlite3.Connection) -> Iterator[str]:
 
 
 def tables(database: sqlite3.Connection) -> list[str]:
-    """All of them, raftlog's own included; not SQLite's."""
+    """All that are the same on every node, raftlog's own included; not SQLite's."""
     names = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name")]
-    return [name for name in names if not name.startswith("sqlite_")]
+    return [name for name in names if not name.startswith("sqlite_") and name not in NODE_LOCAL_TABLES]
 
 
 def content_hash(database: sqlite3.Connection, table: str) -> str:

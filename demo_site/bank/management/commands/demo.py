@@ -4,14 +4,18 @@ import shutil
 import signal
 import sys
 import tempfile
+import webbrowser
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 import demo_site
+from demo_site.demo.compare import compare
 from demo_site.demo.scenario import Result, Scenario
 from demo_site.demo.story import Story
+from demo_site.room.room import Room
+from demo_site.room.web import serve_page
 from raftlog.exceptions import RaftlogError
 from raftlog.management.commands.raft import HelpFormatter
 from raftlog.management.output import Output, table
@@ -31,7 +35,8 @@ class Command(BaseCommand):
             "examples:\n"
             "  manage.py demo                     three nodes; the leader is killed\n"
             "  manage.py demo --nodes 7 --kill 3  three of seven at once\n"
-            "  manage.py demo --serve             left running afterwards, to look at in a browser\n\n"
+            "  manage.py demo --serve             a page on which you kill, pause and cut off nodes yourself\n"
+            "  manage.py demo --serve --nodes 7   the same with seven, of which three may fail\n\n"
             "exit code 0 only if no acknowledged write is missing, none was applied twice and all databases are equal"
         )
         return super().create_parser(prog_name, subcommand, epilog=epilog, formatter_class=HelpFormatter, **kwargs)
@@ -42,7 +47,9 @@ class Command(BaseCommand):
         parser.add_argument("--commands", type=int, default=2000, help="how many writes to make (default: 2000)")
         parser.add_argument("--dir", type=Path, help="folder for logs and databases, kept (default: a temporary one)")
         parser.add_argument("--keep", action="store_true", help="keep the temporary folder")
-        parser.add_argument("--serve", action="store_true", help="leave the cluster running until Ctrl-C")
+        parser.add_argument("--serve", action="store_true", help="open a page to play with the cluster, until Ctrl-C")
+        parser.add_argument("--port", type=int, default=8000, help="of that page, on 127.0.0.1 (default: 8000; 0: any)")
+        parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
         parser.add_argument("--json", action="store_true", help="end with one JSON object; the story goes to stderr")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -53,6 +60,9 @@ class Command(BaseCommand):
         previous = signal.signal(signal.SIGTERM, _exit_on_signal)
         kept = options["dir"] is not None or options["keep"]
         try:
+            if options["serve"]:
+                output = Output(self.stdout, as_json=options["json"])
+                sys.exit(serve(nodes, directory, output, options["port"], browse=not options["no_browser"]))
             result = self._play(directory, nodes, kill, options)
         except KeyboardInterrupt:
             self.stderr.write("interrupted; the nodes were ended")
@@ -75,16 +85,12 @@ class Command(BaseCommand):
             directory,
             command=MANAGE,
             options={"CLUSTER": "demo"},
-            environment={"DJANGO_SUPERUSER_PASSWORD": USER},
         )
         with cluster:
             with Story(story_stream, list(cluster.nodes), options["commands"]) as story:
                 story.say(f"the nodes' folders are in {directory}")
-                prepare = make_user if options["serve"] else lambda node: None
-                result = Scenario(cluster, story, commands=options["commands"], kill=kill, prepare=prepare).run()
+                result = Scenario(cluster, story, commands=options["commands"], kill=kill).run()
             tell(result, output)
-            if options["serve"]:
-                serve(cluster, output)
             output.result(result.as_dict())
         return result
 
@@ -149,17 +155,37 @@ def in_ms(value: float | None) -> str | None:
     return None if value is None else f"{value:,.0f} ms"
 
 
-def serve(cluster: ProcessCluster, output: Output) -> None:
-    """Until Ctrl-C or SIGTERM."""
-    output.line()
-    output.line("Left running. Open any of these, and write to it:")
-    for node in cluster:
-        output.line(f"  {node.node_id}  {node.http_address}/   (pid {node.pid}, output in {node.log_file})")
-    output.line(f"The admin is at /admin/ (user {USER}, password {USER}). Ctrl-C ends it.")
+def serve(nodes: int, directory: Path, output: Output, port: int, *, browse: bool) -> int:
+    """The page, until Ctrl-C or SIGTERM; then everything is brought back and compared. Returns the exit code."""
+    room = Room(nodes, directory, MANAGE, {"DJANGO_SUPERUSER_PASSWORD": USER})
     try:
-        signal.pause()
-    except KeyboardInterrupt:
-        output.line("stopping the nodes")
+        output.line(f"starting {nodes} nodes, each a process with a database of its own (in {directory})")
+        room.start()
+        make_user(next(iter(room.cluster)))
+        room.open()
+        serve_page(room, port, lambda address: told(room, output, address, browse=browse))
+        output.line("bringing all nodes back, to compare their databases")
+        index = room.heal()
+        found = compare({node.node_id: node.database for node in room.cluster}, ())
+        result = {"ok": found.ok, "nodes": nodes, "acknowledged": room.acknowledged, "index": index}
+        result |= {"databases_equal": found.databases_equal, "problems": list(found.problems())}
+        output.result(result)
+        for problem in found.problems():
+            output.line(f"PROBLEM: {problem}", "bold red")
+        output.line(f"{room.acknowledged} writes acknowledged; longest pause {room.longest_gap * 1000:,.0f} ms.")
+        output.line("OK: all databases equal, no money made or lost." if found.ok else "FAILED.")
+        return 0 if found.ok else 1
+    finally:
+        room.close()
+
+
+def told(room: Room, output: Output, address: str, *, browse: bool) -> None:
+    output.line(f"\nOpen {address}   (Ctrl-C ends it)", "bold")
+    for node_id, port in room.site_ports.items():
+        output.line(f"  {node_id}: its site at http://127.0.0.1:{port}/")
+    output.line(f"each has an admin at /admin/ (user {USER}, password {USER}), with the cluster in it")
+    if browse:
+        webbrowser.open(address)
 
 
 def _exit_on_signal(number: int, frame: Any) -> None:

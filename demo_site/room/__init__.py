@@ -1,0 +1,1 @@
+"""The demo to click through: nodes side by side, killed, paused, cut off and brought back, while writes go on."""
