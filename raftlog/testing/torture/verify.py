@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from raftlog.exceptions import StorageError
+from raftlog.replication.shapes import NODE_LOCAL_TABLES
 from raftlog.runtime import clock
 from raftlog.storage import open_storage
 from raftlog.testing.history import Operation
@@ -149,9 +150,9 @@ def _dump(path: Path) -> tuple[int, dict[str, str]]:
 
 
 def _tables(connection: sqlite3.Connection) -> list[str]:
-    """sqlite_sequence, the counters of automatic keys, is one of them."""
+    """Those that are the same on every node. sqlite_sequence, the counters of automatic keys, is one of them."""
     rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_stat%'")
-    return sorted(name for (name,) in rows)
+    return sorted(name for (name,) in rows if name not in NODE_LOCAL_TABLES)
 
 
 def _all_rows(connection: sqlite3.Connection, table: str) -> str:
