@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 import raftlog
 from raftlog.consensus.entries import COMMAND
 from raftlog.contrib import cache as public
-from raftlog.contrib.cache import backend
+from raftlog.contrib.cache import backend, pending
 from raftlog.contrib.cache.backend import RaftlogCache
 from raftlog.contrib.cache.commands import MISSING, NO_INTEGER, OVERFLOW, write
 from raftlog.contrib.cache.models import Entry, Size
+from raftlog.contrib.cache.writer import writer
 from raftlog.contrib.ratelimit.commands import take
 from raftlog.contrib.ratelimit.models import Bucket
 from raftlog.exceptions import InsideTransaction, NoLeader, NotProposed, PayloadTooLarge
@@ -124,13 +125,13 @@ def test_locations_are_apart(cache):
 
 def test_many_keys_go_into_several_entries_only_where_they_must(cache):
     cache._max_entries = 10_000
-    cache.set_many({f"k{n}": n for n in range(backend.CHUNK_KEYS + 1)})
+    cache.set_many({f"k{n}": n for n in range(pending.CHUNK_KEYS + 1)})
     assert len(commands(cache.node)) == 2
     cache.set_many({"a": b"x" * 200_000, "b": b"x" * 200_000})
     assert len(commands(cache.node)) == 4
     cache.delete_many(["a", "b"])
     assert len(commands(cache.node)) == 5
-    assert len(cache.get_many([f"k{n}" for n in range(backend.CHUNK_KEYS + 1)])) == backend.CHUNK_KEYS + 1
+    assert len(cache.get_many([f"k{n}" for n in range(pending.CHUNK_KEYS + 1)])) == pending.CHUNK_KEYS + 1
 
 
 def test_culling_takes_what_has_expired_first_then_what_was_written_longest_ago(cache):
@@ -179,6 +180,15 @@ def test_writes_of_a_transaction_wait_for_its_commit_and_are_seen_by_it_alone(ca
             assert cursor.fetchone() == (1,)
     assert len(commands(cache.node)) == before + 1
     assert cache.get_many("abcdef") == {"a": 10, "c": 3, "f": 6}
+
+
+def test_a_transaction_may_write_more_than_one_entry_holds(cache):
+    with transaction.atomic():
+        cache.clear()
+        for key in "abcdef":
+            cache.set(key, b"x" * 200_000)
+    assert cache.get_many("abcdef") == dict.fromkeys("abcdef", b"x" * 200_000)
+    assert len(commands(cache.node)) == 6
 
 
 def test_what_is_rolled_back_is_not_written(cache):
@@ -294,6 +304,60 @@ def test_another_serializer(cache):
     assert found.get("key") == {"a": [1, "é"]}
     with pytest.raises(TypeError, match="not JSON serializable"):
         found.set("key", object())
+
+
+@pytest.fixture
+def hasty(cache):
+    with override_settings(CACHES={"default": {**BACKEND, "LOCATION": "here", "OPTIONS": {"FIRE_AND_FORGET": True}}}):
+        found = caches["default"]
+        found.node = cache.node
+        yield found
+        found.node.release()
+        assert writer.flush("here", 10)
+
+
+def test_fire_and_forget_returns_at_once_and_this_process_sees_it(hasty):
+    hasty.set_many({"a": 1, "b": 2})
+    assert writer.flush("here", 10)
+    before = len(commands(hasty.node))
+    hasty.node.hold = True
+    for n in range(100):
+        hasty.set("a", n)
+    assert [hasty.delete("b"), hasty.delete("b"), hasty.delete("absent")] == [True, False, False]
+    hasty.set("c", 3, timeout=0)
+    assert hasty.get_many("abc") == {"a": 99}
+    assert Entry.objects.get(pk="here::1:a").number == 1
+    hasty.node.release()
+    assert hasty.incr("a") == 100  # after all that was written before
+    assert hasty.get_many("abc") == {"a": 100}
+    assert len(commands(hasty.node)) <= before + 3  # the one under way, what was gathered meanwhile, and incr()
+
+
+def test_fire_and_forget_in_a_transaction_waits_for_its_commit(hasty):
+    with transaction.atomic():
+        hasty.set("a", 1)
+        assert hasty.get("a") == 1
+        assert hasty.delete("a") is True
+        hasty.set("b", 2)
+    assert hasty.get_many("ab") == {"b": 2}
+    assert writer.flush("here", 10)
+    assert list(Entry.objects.values_list("number", flat=True)) == [2]
+    with pytest.raises(ZeroDivisionError), transaction.atomic():  # noqa: PT012
+        hasty.set("b", 3)
+        raise ZeroDivisionError
+    assert hasty.get("b") == 2
+
+
+def test_fire_and_forget_says_in_the_log_what_was_not_written(hasty, caplog):
+    hasty.node.refuse = lambda payloads: "NoLeader"
+    hasty.set("a", 1)
+    assert writer.flush("here", 10)
+    assert hasty.get("a") is None
+    assert "cache here: not written: :1:a" in caplog.text
+    hasty.node.refuse = lambda payloads: ""
+    hasty.set("a", 2)
+    assert writer.flush("here", 10)
+    assert Entry.objects.get().number == 2
 
 
 def test_stored_bytes_are_loaded_by_readers_only(cache, monkeypatch):

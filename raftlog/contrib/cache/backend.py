@@ -15,12 +15,10 @@ from django.utils.module_loading import import_string
 from raftlog import InsideTransaction, clock, is_applying
 from raftlog.contrib.cache.commands import MISSING, NO_INTEGER, OVERFLOW, write
 from raftlog.contrib.cache.models import KEY_LENGTH, LOCATION_LENGTH, Entry
-from raftlog.contrib.cache.pending import Change, see, write_at_commit
+from raftlog.contrib.cache.pending import Change, in_entries, pending_changes, see, write_at_commit
+from raftlog.contrib.cache.writer import writer
 
 LONGEST_TTL: Final = 10**17  # microseconds, some 3,000 years: with the time of any clock it stays below 64 bits
-# What one entry of the log holds of a set_many(); more goes into several.
-CHUNK_BYTES: Final = 256 * 1024
-CHUNK_KEYS: Final = 1_000
 
 _COLUMNS: Final = 'SELECT "name", "number", "data", "expires_at" FROM "raftlog_cache_entry"'
 # As Django writes conditions on a column: so the backend knows that only these rows were read.
@@ -31,7 +29,8 @@ class RaftlogCache(BaseCache):
     """See docs/howto/cache.md. Thread-safe, as its state is in the database.
 
     LOCATION names the cache: aliases with the same one share their entries. OPTIONS: MAX_ENTRIES, CULL_FREQUENCY
-    (Django's), SERIALIZER (dumps(), loads(); default: that of Django's Redis backend, which pickles).
+    (Django's), SERIALIZER (dumps(), loads(); default: that of Django's Redis backend, which pickles), FIRE_AND_FORGET
+    (False: set and delete wait for the log).
 
     What writes raises NotProposed (NoLeader, NodeUnavailable, Overloaded, PayloadTooLarge: nothing was done) and
     OutcomeUnknown.
@@ -45,6 +44,7 @@ class RaftlogCache(BaseCache):
                 f"CACHES: LOCATION is {location!r}; it must have at most {LOCATION_LENGTH} characters, no ':'"
             )
         self._serializer = _serializer(params.get("OPTIONS", {}).get("SERIALIZER"))
+        self._is_waited_for = not params.get("OPTIONS", {}).get("FIRE_AND_FORGET", False)
 
     # Reading
 
@@ -77,6 +77,7 @@ class RaftlogCache(BaseCache):
     def _read(self, made: list[str]) -> dict[str, int | bytes]:
         """What is there and has not expired by this host's clock: {made key: value as stored}."""
         connection = connections[router.db_for_read(Entry)]
+        gathered = [] if self._is_waited_for else writer.newest(self.location, made)
         found: dict[str, int | bytes] = {}
         start = len(self.location) + 1
         now = clock.wall_microseconds()
@@ -87,8 +88,10 @@ class RaftlogCache(BaseCache):
                 for name, number, data, expires_at in cursor.fetchall():
                     if expires_at is None or expires_at > now:
                         found[name[start:]] = bytes(data) if number is None else number
+        if gathered:
+            see(gathered, made, found)
         if connection.run_on_commit:
-            see(connection, self.location, made, found)
+            see(pending_changes(connection, self.location), made, found)
         return found
 
     # Writing
@@ -99,7 +102,7 @@ class RaftlogCache(BaseCache):
     def set_many(self, data: dict[Any, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> list[Any]:
         ttl = self._ttl(timeout)
         changes = [["set", self._made(key, version), self._dump(value), ttl] for key, value in data.items()]
-        for some in _in_entries(changes):
+        for some in in_entries(changes):
             self._write(some)
         return []
 
@@ -107,7 +110,7 @@ class RaftlogCache(BaseCache):
         return self._write_or_look(["delete", self._made(key, version)])
 
     def delete_many(self, keys: Iterable[Any], version: int | None = None) -> None:
-        for some in _in_entries([["delete", self._made(key, version)] for key in keys]):
+        for some in in_entries([["delete", self._made(key, version)] for key in keys]):
             self._write(some)
 
     def touch(self, key: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
@@ -119,11 +122,13 @@ class RaftlogCache(BaseCache):
     def _write_or_look(self, change: Change) -> bool:
         """Whether the key was there: where the change waits for a commit, as this host sees it now."""
         try:
-            return bool(self._propose([change])[0])
+            if not self._is_for_writer([change]):
+                return bool(self._propose([change])[0])
         except InsideTransaction:
-            was_there = change[1] in self._read([change[1]])
-            self._write_later([change])
-            return was_there
+            pass
+        was_there = change[1] in self._read([change[1]])
+        self._write([change])
+        return was_there
 
     # Writing, with an answer that only the log knows
 
@@ -169,9 +174,20 @@ class RaftlogCache(BaseCache):
 
     def _write(self, changes: list[Change]) -> None:
         try:
-            self._propose(changes)
+            if self._is_for_writer(changes):
+                writer.put(self.location, self._propose_now, changes)
+            else:
+                self._propose(changes)
         except InsideTransaction:
             self._write_later(changes)
+
+    def _is_for_writer(self, changes: list[Change]) -> bool:
+        """Whether nobody waits for these. Raises InsideTransaction, as proposing them would."""
+        if self._is_waited_for or not all(change[0] in ("set", "delete") for change in changes):
+            return False
+        if is_applying() or connections[router.db_for_write(Entry)].in_atomic_block:
+            raise InsideTransaction("a transaction is open")
+        return True
 
     def _write_later(self, changes: list[Change]) -> None:
         """When the open transaction is committed. Raises InsideTransaction inside a command."""
@@ -181,11 +197,15 @@ class RaftlogCache(BaseCache):
                 "raftlog.contrib.cache.delete_in_command(ctx, key, …)"
             )
         connection = connections[router.db_for_write(Entry)]
-        write_at_commit(connection, self.location, self._propose, changes)
+        write_at_commit(connection, self.location, self._write, changes)
 
     def _propose(self, changes: list[Change]) -> Any:
-        if not changes:
-            return []
+        """Their answers, after all that this process has written before."""
+        if not self._is_waited_for:
+            writer.flush(self.location)
+        return self._propose_now(changes)
+
+    def _propose_now(self, changes: list[Change]) -> Any:
         return write.propose(
             location=self.location,
             changes=changes,
@@ -250,19 +270,3 @@ def _is_64_bit(number: int) -> bool:
 def _chunks(names: list[str], size: int = 500) -> Iterator[list[str]]:
     for start in range(0, len(names), size):
         yield names[start : start + size]
-
-
-def _in_entries(changes: list[Change]) -> Iterator[list[Change]]:
-    """In pieces that fit into one entry of the log each; most often all of them."""
-    some: list[Change] = []
-    size = 0
-    for change in changes:
-        value = change[2] if len(change) > 2 else b""
-        length = len(change[1]) + (len(value) if isinstance(value, bytes) else 8)
-        if some and (size + length > CHUNK_BYTES or len(some) >= CHUNK_KEYS):
-            yield some
-            some, size = [], 0
-        some.append(change)
-        size += length
-    if some:
-        yield some

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -15,6 +15,10 @@ logger = logging.getLogger("raftlog.cache")
 
 Change = list[Any]
 Propose = Callable[[list[Change]], Any]
+
+# What one entry of the log holds of a set_many(); more goes into several.
+CHUNK_BYTES: Final = 256 * 1024
+CHUNK_KEYS: Final = 1_000
 
 
 class PendingWrite:
@@ -32,7 +36,8 @@ class PendingWrite:
     def __call__(self) -> None:
         """The transaction is committed, whatever becomes of the cache: what goes wrong is logged."""
         try:
-            self._propose(self.changes)
+            for some in in_entries(self.changes):
+                self._propose(some)
         except (ProposalError, CommandFailed):
             keys = sorted({str(change[1]) for change in self.changes if len(change) > 1})
             logger.exception("cache %s: not written after a commit: %s", self.location, ", ".join(keys[:20]))
@@ -53,10 +58,10 @@ def pending_changes(connection: BaseDatabaseWrapper, location: str) -> Iterator[
             yield from hook.changes
 
 
-def see(connection: BaseDatabaseWrapper, location: str, keys: list[str], found: dict[str, int | bytes]) -> None:
-    """Change `found`, what the database has of `keys`, to what the open transaction of this thread has made of it."""
+def see(changes: Iterable[Change], keys: list[str], found: dict[str, int | bytes]) -> None:
+    """Change `found`, what the database has of `keys`, to what it will have after `changes`."""
     wanted = set(keys)
-    for kind, *rest in pending_changes(connection, location):
+    for kind, *rest in changes:
         if kind == "clear":
             found.clear()
         elif rest[0] in wanted:
@@ -65,3 +70,19 @@ def see(connection: BaseDatabaseWrapper, location: str, keys: list[str], found: 
                 found.pop(key, None)
             elif kind == "set" or (kind == "add" and key not in found and (ttl is None or ttl > 0)):
                 found[key] = rest[1]
+
+
+def in_entries(changes: list[Change]) -> Iterator[list[Change]]:
+    """In pieces that fit into one entry of the log each; most often all of them."""
+    some: list[Change] = []
+    size = 0
+    for change in changes:
+        value = change[2] if len(change) > 2 else b""
+        length = len(str(change[1:2])) + (len(value) if isinstance(value, bytes) else 8)
+        if some and (size + length > CHUNK_BYTES or len(some) >= CHUNK_KEYS):
+            yield some
+            some, size = [], 0
+        some.append(change)
+        size += length
+    if some:
+        yield some

@@ -25,6 +25,7 @@ def measure(cluster: ProcessCluster, seconds: float) -> list[Row]:
         ("set()", "set_one", "writes", 1),
         ("set()", "set_one", "writes", 4),
         (f"set_many() of {MANY}", "set_many", "keys", 1),
+        ("set(), FIRE_AND_FORGET", "set_and_forget", "writes", 4),
         ("incr()", "incr", "additions", 4),
     ):
         run = partial(_run, cluster, action, seconds, threads)
@@ -79,6 +80,22 @@ def set_one(side: str) -> Callable[[], int]:
     def act() -> int:
         _cache(side).set(next(keys), VALUE, 300)
         return 1
+
+    return act
+
+
+def set_and_forget(side: str) -> Callable[[], int]:
+    """Counts a block once the last of it is in the log: incr() comes after all that its process has written."""
+    from django.core.cache import caches
+
+    _cache(side).set("bench-number", 0, None)
+
+    def act() -> int:
+        cache = caches["raftlog-hasty"] if side == "ours" else _cache(side)
+        for n in range(KEYS):
+            cache.set(f"bench-{n}", VALUE, 300)
+        cache.incr("bench-number")
+        return KEYS
 
     return act
 

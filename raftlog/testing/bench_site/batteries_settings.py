@@ -18,5 +18,6 @@ INSTALLED_APPS = [
 CACHES = {
     "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
     "raftlog": {"BACKEND": "raftlog.contrib.cache.RaftlogCache"},
+    "raftlog-hasty": {"BACKEND": "raftlog.contrib.cache.RaftlogCache", "OPTIONS": {"FIRE_AND_FORGET": True}},
     "redis": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": URL, "KEY_PREFIX": "raftlog-bench"},
 }
