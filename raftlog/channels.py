@@ -22,6 +22,7 @@ from typing import Annotated, Any, ClassVar, Final, cast
 from weakref import WeakKeyDictionary
 
 import msgspec
+from asgiref.sync import sync_to_async
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.apps import apps
@@ -31,6 +32,7 @@ from django.db.models import Model
 
 from raftlog.exceptions import ChangeFeedOff
 from raftlog.feed import Change, Progress, Reset, changes
+from raftlog.feed.reading import RETRY
 
 logger = logging.getLogger("raftlog.feed")
 
@@ -52,12 +54,15 @@ class Broadcast:
     def __init__(self) -> None:
         self._queues: set[asyncio.Queue[Value | None]] = set()
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = asyncio.Event()
 
-    def join(self, queue: asyncio.Queue[Value | None]) -> None:
-        """Changes that are read from now on are put into the queue; None: there are no more; full: it is taken out."""
+    async def join(self, queue: asyncio.Queue[Value | None]) -> None:
+        """What is applied after this returns is put into the queue; None: there is no more; full: it is taken out."""
         self._queues.add(queue)
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._run())
+            self._has_begun = asyncio.Event()
+            self._task = asyncio.create_task(self._run(self._has_begun))
+        await self._has_begun.wait()
 
     def leave(self, queue: asyncio.Queue[Value | None]) -> None:
         self._queues.discard(queue)
@@ -69,15 +74,22 @@ class Broadcast:
         """Whether nothing that came since it joined has been left out."""
         return queue in self._queues
 
-    async def _run(self) -> None:
+    async def _run(self, has_begun: asyncio.Event) -> None:
         try:
-            async for value in changes():
+            feed = changes()
+            while feed.index is None:
+                await sync_to_async(feed.begin)()
+                if feed.index is None:
+                    await asyncio.sleep(RETRY)
+            has_begun.set()
+            async for value in feed:
                 for queue in list(self._queues):
                     self._put(queue, value)
         except ChangeFeedOff as error:
             logger.error("browsers are told of no changes: %s", error)
         except Exception:  # whatever it is, no browser must wait for ever
             logger.exception("browsers are told of no more changes")
+        has_begun.set()
         for queue in list(self._queues):
             self._put(queue, None)
 
@@ -139,8 +151,8 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def _tell(self, models: Mapping[str, type[Model]], since: int | None) -> None:
         broadcast = _broadcasts.setdefault(asyncio.get_running_loop(), Broadcast())
         queue: asyncio.Queue[Value | None] = asyncio.Queue(self.queue_limit)
-        broadcast.join(queue)
         try:
+            await broadcast.join(queue)
             # What was before the queue; what is in both is told once.
             before = changes(since, tables=models, timeout=0)
             missed = [value async for value in before]

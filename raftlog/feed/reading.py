@@ -71,7 +71,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
     def __next__(self) -> Value:
         deadline = self._deadline()
         while (value := self._take()) is None:
-            if self._read() and self._next:
+            if self._read():
                 continue
             if (left := deadline - clock.monotonic()) <= 0:
                 self._ends_at = None
@@ -88,7 +88,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
     async def __anext__(self) -> Value:
         deadline = self._deadline()
         while (value := self._take()) is None:
-            if await sync_to_async(self._read)() and self._next:
+            if await sync_to_async(self._read)():
                 continue
             if (left := deadline - clock.monotonic()) <= 0:
                 self._ends_at = None
@@ -117,7 +117,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
         while self._next:
             value = self._next.popleft()
             if isinstance(value, int):
-                self.index = value
+                self.index = max(self.index or 0, value)
                 continue
             self.index, self._told_at, self._ends_at = value.index, clock.monotonic(), None
             return value
@@ -135,7 +135,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             self._read()
 
     def _read(self) -> bool:
-        """Read what follows the index. Returns whether the database answered."""
+        """Read what follows the index. Returns whether there is something to hand out, or to be read at once."""
         connection = connections[self.settings.database]
         if connection.in_atomic_block:
             raise InsideTransaction(
@@ -148,8 +148,7 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             connection.close()
             self._has_trouble(f"{type(error).__name__}: {error}")
             return False
-        self._digest(stretch)
-        return True
+        return self._digest(stretch)
 
     def _lacks_feed(self, applied_index: int) -> None:
         """A new database has none, and for a moment one whose image was just installed. Raises ChangeFeedOff."""
@@ -170,23 +169,27 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
             logger.warning("the change feed cannot be read, which is tried again: %s", text)
         self._trouble = text
 
-    def _digest(self, stretch: Stretch) -> None:
+    def _digest(self, stretch: Stretch) -> bool:
         if stretch.began_after is None:
             self._lacks_feed(stretch.applied_index)
-            return
+            return False
         self._lacks_since = None
         self._has_trouble("")
         before, self._cluster_id = self._cluster_id, stretch.cluster_id or self._cluster_id
         if self.index is None:
             self.index = stretch.applied_index
-        elif self.index < stretch.began_after or before not in ("", self._cluster_id):
+            return False
+        if self.index < stretch.began_after or before not in ("", self._cluster_id):
             self._next.append(Reset(stretch.applied_index))
-        else:
-            for entry in stretch.entries:
-                if rows := rows_of(entry.groups, self._tables):
-                    self._next.append(Change(entry.index, rows, entry.command, _is_from_here(entry)))
-            if stretch.upto > self.index:
-                self._next.append(stretch.upto)
+            return True
+        for entry in stretch.entries:
+            if rows := rows_of(entry.groups, self._tables):
+                self._next.append(Change(entry.index, rows, entry.command, _is_from_here(entry)))
+        if not self._next:
+            self.index = max(self.index, stretch.upto)
+            return stretch.upto < stretch.applied_index
+        self._next.append(stretch.upto)
+        return True
 
 
 def _is_from_here(entry: EntryChanges) -> bool:

@@ -83,6 +83,24 @@ def test_a_browser_is_told_which_rows_change(node):
     async_to_sync(main)()
 
 
+def test_nothing_is_lost_before_the_common_reader_has_begun(node, monkeypatch):
+    begin = channels.Broadcast._run
+
+    async def late(self, has_begun):
+        await asyncio.sleep(0.2)
+        await begin(self, has_begun)
+
+    monkeypatch.setattr(channels.Broadcast, "_run", late)
+
+    async def main():
+        browser, _ = await subscribed()
+        article = await create(title="ale")
+        assert (await browser.receive_json_from(5))["rows"][0]["pk"] == article.pk
+        await browser.disconnect()
+
+    async_to_sync(main)()
+
+
 def test_a_browser_that_missed_too_much_is_told_to_begin_anew(node):
     node.machine.feed.bound = 1
 
