@@ -27,7 +27,8 @@ def test_journals_that_agree_are_in_order():
     whole = [START, *changes(1, 3, 4, 9)]
     killed = [START, *changes(1, 3, 4), ("start", 3, ""), *changes(4, 9)]
     reset = [START, *changes(1), ("reset", 4, ""), *changes(9)]
-    assert judge({"a": whole, "b": killed, "c": reset}) == []
+    idle = [START, *changes(1, 3, 4), ("start", 8, ""), *changes(9)]
+    assert judge({"a": whole, "b": killed, "c": reset, "d": idle}) == []
 
 
 @pytest.mark.parametrize(
@@ -37,7 +38,7 @@ def test_journals_that_agree_are_in_order():
         ([START, *changes(1, 3, 4)], "nothing of entry 9 after 4"),
         ([START, *changes(1, 3, 4, 4, 9)], "entry 4 comes again after 4"),
         ([START, *changes(1, 3), ("start", 3, ""), *changes(3, 4, 9)], "entry 3 comes again after 3"),
-        ([START, *changes(1), ("start", 4, ""), *changes(9)], "begins after 4"),
+        ([START, *changes(1), ("start", 4, ""), *changes(9)], "nothing of entry 3 between 1 and 4, which it had saved"),
         ([START, *changes(1, 3), ("change", 4, "other"), *changes(9)], "told otherwise"),
         ([START, *changes(1, 3, 4), ("wrong", 4, "insert of a row that was there"), *changes(9)], "insert of a row"),
         ([START, ("reset", 1, ""), *changes(4, 9)], "nothing of entry 3 between 1 and 4"),

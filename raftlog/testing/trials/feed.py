@@ -23,6 +23,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from bisect import bisect_right
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -287,9 +288,9 @@ def judge(journals: dict[str, Journal]) -> list[str]:
 def _gaps_and_repeats(lines: Journal, indices: list[int]) -> list[str]:
     problems, at, position = [], 0, {index: number for number, index in enumerate(indices)}
     for word, index, _ in lines:
-        if word == "start":
-            if index > at and at:
-                problems.append(f"begins after {index}, which it had not reached: {at}")
+        if word == "start":  # what it had saved: before what it told last, or after, where there was no more to tell
+            if (missed := bisect_right(indices, at)) < bisect_right(indices, index):
+                problems.append(f"nothing of entry {indices[missed]} between {at} and {index}, which it had saved")
             at = index
         elif word == "reset":
             at = index
