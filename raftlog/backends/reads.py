@@ -23,6 +23,7 @@ from raftlog.backends.log import log_for
 from raftlog.exceptions import InsideTransaction, NodeUnavailable, ReadNotConfirmed, TooStale
 from raftlog.replication import propose
 from raftlog.replication.context import is_applying
+from raftlog.replication.open_transaction import is_inside_transaction
 from raftlog.replication.read_rounds import Confirmed, ReadRounds, current_rounds, not_confirmed
 from raftlog.runtime import clock
 
@@ -45,10 +46,9 @@ def refuse_inside_transaction(alias: str, what: str) -> None:
             "wait for what is applied after it; read without it"
         )
     connection = connections[alias]
-    is_open = connection.in_atomic_block or (connection.connection is not None and not connection.autocommit)
-    # The transaction around each test of a TestCase is none that the project made.
-    is_of_test = applies_inline(alias) and all(getattr(b, "_from_testcase", False) for b in connection.atomic_blocks)
-    if is_open and not is_of_test:
+    inside = is_inside_transaction(connection) if applies_inline(alias) else connection.in_atomic_block
+    begins_by_itself = connection.connection is not None and not (connection.in_atomic_block or connection.autocommit)
+    if inside or begins_by_itself:
         raise InsideTransaction(
             f"{what}: this thread has an open transaction on DATABASES[{alias!r}], which goes on reading the snapshot "
             "with which it began; enter it before the atomic block (the block inside is fine), and mark a view under "

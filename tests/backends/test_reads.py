@@ -11,6 +11,7 @@ from raftlog.backends.log import InlineLog, use_log
 from raftlog.backends.node_log import NodeLog
 from raftlog.replication import propose, written
 from raftlog.replication.registry import command
+from tests.backends import postgresql
 from tests.replication.conftest import default_database, run_async
 from tests.replication.node import OneNode
 
@@ -38,7 +39,13 @@ def add_note(ctx, *, text: str) -> int:
     return Note.objects.create(pk=ctx.index, text=text).pk
 
 
-@pytest.fixture(params=["raftlog.backends.sqlite3", "django.db.backends.sqlite3"])
+@pytest.fixture(
+    params=[
+        "raftlog.backends.sqlite3",
+        "django.db.backends.sqlite3",
+        "raftlog.backends.postgresql",
+    ]
+)
 def engine(request):
     return request.param
 
@@ -47,7 +54,8 @@ def engine(request):
 def node(tmp_path, django_db_blocker, engine):
     with django_db_blocker.unblock():
         use_log("default", NodeLog())
-        with default_database({"ENGINE": engine, "NAME": str(tmp_path / "db.sqlite3")}):
+        database = {"ENGINE": engine, "NAME": str(tmp_path / "db.sqlite3")}
+        with default_database(postgresql.settings(0) if "postgresql" in engine else database):
             made = OneNode()
             propose.set_proposer_factory(lambda: made)
             try:
@@ -152,7 +160,7 @@ def test_an_unfinished_query_serves_no_old_state(node, engine):
     notes = Note.objects.order_by("pk").iterator(chunk_size=2)
     assert next(notes).text == "0"
     add_note.propose(text="new")
-    if engine == "raftlog.backends.sqlite3":
+    if engine.startswith("raftlog."):
         with raftlog.linearizable():
             assert Note.objects.filter(text="new").exists()
         assert [note.text for note in notes] == [str(number) for number in range(1, 300)]
