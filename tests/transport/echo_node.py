@@ -122,7 +122,10 @@ def main() -> None:
         not_found,
         allow_peer=lambda node_id: node_id != "stranger",
         requests={"release": service.release, "fail": lambda arguments: 1 // 0},
-        deferred_requests={"deferred": lambda arguments, done: done(arguments)},
+        deferred_requests={
+            "deferred": lambda arguments, done: done(arguments),
+            "read_index": lambda arguments, done: done({"index": 7, "reason": ""}),
+        },
         handshake_timeout=given.get("handshake_timeout", 5.0),
         max_waiting_proposals=given.get("max_waiting_proposals", 1000),
     )

@@ -242,3 +242,53 @@ def test_a_callback_that_fails_does_not_harm_others(echo_node: EchoNode, caplog:
     outcomes.wait(1)
     client.close()
     assert "a callback failed" in caplog.text
+
+
+class Reads:
+    """Answers to NodeClient.read()."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[int, str]] = []
+        self._came = threading.Semaphore(0)
+
+    def __call__(self, index: int, reason: str) -> None:
+        self.all.append((index, reason))
+        self._came.release()
+
+    def wait(self, count: int) -> list[tuple[int, str]]:
+        for _ in range(count):
+            assert self._came.acquire(timeout=WAIT), self.all
+        return self.all
+
+
+def test_reads_are_answered_without_anybody_waiting(echo_node: EchoNode) -> None:
+    """From inside an answer another may be asked for, as ReadRounds does."""
+    client = client_of(echo_node)
+    reads = Reads()
+
+    def again(index: int, reason: str) -> None:
+        client.read(5.0, reads)
+        reads(index, reason)
+
+    client.read(5.0, again)
+    assert reads.wait(2) == [(7, "")] * 2
+    client.close()
+
+
+def test_a_read_ends_with_its_connection_or_after_its_time(start_echo_node: Callable[..., EchoNode]) -> None:
+    """It is not repeated: whoever asks again is told of a later moment."""
+    node = start_echo_node()
+    client = client_of(node)
+    late, lost = Reads(), Reads()
+    assert "connected" in client.status()
+    node.process.send_signal(signal.SIGSTOP)
+    client.read(0.01, late)
+    ((index, reason),) = late.wait(1)
+    assert index == 0
+    assert "no answer" in reason
+    client.read(60.0, lost)
+    node.process.kill()
+    ((index, reason),) = lost.wait(1)
+    assert index == 0
+    assert "connection to the node was lost" in reason
+    client.close()
