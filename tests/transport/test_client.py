@@ -288,6 +288,7 @@ def test_a_read_ends_with_its_connection_or_after_its_time(start_echo_node: Call
     assert "no answer" in reason
     client.read(60.0, lost)
     node.process.kill()
+    node.stop()
     ((index, reason),) = lost.wait(1)
     assert index == 0
     assert "connection to the node was lost" in reason
