@@ -1,10 +1,15 @@
-"""The only place that reads clocks."""
+"""The only place that reads clocks.
+
+The functions of `time` are taken when this module is loaded: a project's test that puts a mock in the place of
+time.sleep(), say, must not do so in the node's threads.
+"""
 
 from __future__ import annotations
 
 import time
 from typing import Final
 
+_sleep, _time_ns, _clock_gettime = time.sleep, time.time_ns, time.clock_gettime
 _BOOTTIME: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -14,7 +19,7 @@ def monotonic() -> float:
     It goes on while the machine sleeps (a suspended laptop or virtual machine), so that what has become old meanwhile
     is known to be: CLOCK_BOOTTIME. Where the system has none (not Linux), it may stand still.
     """
-    return time.clock_gettime(_BOOTTIME)
+    return _clock_gettime(_BOOTTIME)
 
 
 def thread_cpu() -> float:
@@ -29,8 +34,8 @@ def process_cpu() -> float:
 
 def wall_microseconds() -> int:
     """Microseconds since the epoch, by this machine's wall clock."""
-    return time.time_ns() // 1000
+    return _time_ns() // 1000
 
 
 def sleep(seconds: float) -> None:
-    time.sleep(seconds)
+    _sleep(seconds)

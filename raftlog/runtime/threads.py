@@ -54,10 +54,12 @@ class NodeThread:
         try:
             self._main()
             self.now_doing("ended")
-        except BaseException as error:
-            self.now_doing(f"died: {error}")
-            logger.critical("thread %s died: %s", self.name, error, exc_info=True)
-            self._on_death(self.name, error)
+        except BaseException as error:  # noqa: BLE001  (logged, and told to the node)
+            try:
+                self.now_doing(f"died: {error}")
+                logger.critical("thread %s died: %s", self.name, error, exc_info=True)
+            finally:  # whatever else is broken (a log handler, say), the node must know
+                self._on_death(self.name, error)
 
 
 def is_waiting(doing: str) -> bool:
