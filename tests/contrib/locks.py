@@ -2,10 +2,11 @@
 
 import contextlib
 
+import pytest
 from asgiref.sync import SyncToAsync
 from django.db import connection, connections
 
-from raftlog.contrib.locks import models, tables
+from raftlog.contrib.locks import keeper, models, tables
 from raftlog.replication import propose
 from raftlog.runtime import clock
 from tests.replication.conftest import postgresql_database, sqlite_database
@@ -22,11 +23,11 @@ class LiveNode(OneNode):
 
     @property
     def log_time(self) -> int:
-        return START + int((clock.boottime() - self._began) * self.rate * 1e6)
+        return START + int((clock.monotonic() - self._began) * self.rate * 1e6)
 
     @log_time.setter
     def log_time(self, value: int) -> None:
-        self._began = clock.boottime()
+        self._began = clock.monotonic()
 
 
 @contextlib.contextmanager
@@ -59,3 +60,28 @@ def live_node():
     finally:
         node.stop()
         propose.set_proposer_factory(before)
+
+
+@pytest.fixture(scope="module")
+def one_lock_node(tmp_path_factory, django_db_blocker):
+    with django_db_blocker.unblock(), lock_tables("sqlite", tmp_path_factory.mktemp("locks")), live_node() as made:
+        yield made
+
+
+@pytest.fixture
+def lock_node(one_lock_node, django_db_blocker):
+    with django_db_blocker.unblock():
+        yield one_lock_node
+        one_lock_node.unavailable, one_lock_node.refuse = False, lambda payloads: ""
+        one_lock_node.lose_answer = lambda payloads: False
+        wait_until(lambda: not keeper.keeper._given_up)
+        assert not keeper.keeper._kept, "a test has left a lock behind"
+        for model in MODELS:
+            model.objects.all().delete()
+
+
+def wait_until(holds, timeout=60):
+    deadline = clock.monotonic() + timeout
+    while not holds():
+        assert clock.monotonic() < deadline
+        clock.sleep(0.005)

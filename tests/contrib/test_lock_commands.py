@@ -47,7 +47,7 @@ class Log:
         self.term += 1
         self.wait(jump)
 
-    def acquire(self, owner, ttl=10, patience=6, limit=1, name="x"):
+    def acquire(self, owner, ttl=10, patience=6, limit=1, name="x", silent=None):
         return self.run(
             commands.acquire,
             name=name,
@@ -55,6 +55,7 @@ class Log:
             ttl=int(ttl * SECOND),
             patience=int(patience * SECOND),
             limit=limit,
+            silent=silent or {},
         )
 
     def renew(self, *owners, ttl=10):
@@ -122,6 +123,19 @@ def test_a_new_leader_whose_clock_is_ahead_expires_nothing(log):
     assert log.acquire("b")["token"] == 0
     log.wait(1)
     assert log.acquire("b")["token"] > 0
+
+
+def test_whoever_is_seen_silent_for_a_whole_ttl_is_forgotten_though_the_clock_stands_still(log):
+    """As where each process leads for a moment, and time between them does not count."""
+    log.acquire("a")
+    seen = {"a": log.index}
+    log.new_leader()
+    log.renew("a")
+    assert log.acquire("b", silent=seen)["token"] == 0, "a has been renewed since"
+    seen = {"a": log.index - 1}
+    log.new_leader()
+    assert log.acquire("b", silent=seen)["token"] == log.index
+    assert log.acquire("b", silent={"b": log.index})["token"], "nobody forgets himself"
 
 
 def test_a_semaphore_has_as_many_holders_as_its_limit(log):
@@ -198,6 +212,8 @@ class LocksModel(RuleBasedStateMachine):
         self.seen = None  # (term, log time) of the last command that reads the clock
         self.holders = {}  # owner -> (token, expires at)
         self.waiters = []  # [owner, expires at]
+        self.renewed = {}  # owner -> index of the entry by which it was last renewed, or queued
+        self.seen_rows = {}  # (owner, renewed) -> real time at which somebody saw it so
         self.beliefs = {}  # owner -> real time until which it is sure
         self.newest = 0
 
@@ -218,14 +234,33 @@ class LocksModel(RuleBasedStateMachine):
         self.holders = {owner: held for owner, held in self.holders.items() if held[1] > self.now}
         self.waiters = [waiter for waiter in self.waiters if waiter[1] > self.now]
 
-    @rule(owner=OWNERS, waits=st.booleans(), delay=st.floats(0, 2))
-    def acquire(self, owner, waits, delay):
+    @rule()
+    def somebody_looks(self):
+        for model in (Holder, Waiter):
+            for row in model.objects.all():
+                self.seen_rows.setdefault((row.owner, row.renewed), self.real)
+
+    def silent(self):
+        """Owners that were seen unchanged for their whole ttl, as far as whoever looked knows: maybe not any more."""
+        ttl = dict.fromkeys(self.holders, 10) | {waiter[0]: 6 for waiter in self.waiters}
+        return {
+            owner: renewed
+            for (owner, renewed), first in self.seen_rows.items()
+            if owner in ttl and self.real - first > ttl[owner]
+        }
+
+    @rule(owner=OWNERS, waits=st.booleans(), delay=st.floats(0, 2), tells=st.booleans())
+    def acquire(self, owner, waits, delay, tells=False):
         """It is asked `delay` seconds before the entry is in the log."""
         asked_at = self.real
+        silent = self.silent() if tells else {}
         self.time_passes(delay, 1.0)
         self.tick()
+        forgotten = {other for other, index in silent.items() if other != owner and self.renewed[other] == index}
+        self.holders = {other: held for other, held in self.holders.items() if other not in forgotten}
+        self.waiters = [waiter for waiter in self.waiters if waiter[0] not in forgotten]
         place = next((at for at, waiter in enumerate(self.waiters) if waiter[0] == owner), len(self.waiters))
-        answer = self.log.acquire(owner, ttl=10, patience=6 if waits else 0, limit=self.limit)
+        answer = self.log.acquire(owner, ttl=10, patience=6 if waits else 0, limit=self.limit, silent=silent)
         if owner in self.holders:
             expected = self.holders[owner][0]
         elif place < self.limit - len(self.holders):
@@ -241,11 +276,14 @@ class LocksModel(RuleBasedStateMachine):
             kept = [waiter for waiter in self.waiters if waiter[0] == owner]
             if kept:
                 kept[0][1] = self.now + 6 * SECOND * waits
+                self.renewed[owner] = self.log.index
             elif waits:
                 self.waiters.append([owner, self.now + 6 * SECOND])
+                self.renewed[owner] = self.log.index
         assert answer == {"token": expected, "elapsed": self.now, "ahead": 0 if expected else place}
         if expected:
             self.holders[owner] = (expected, self.now + 10 * SECOND)
+            self.renewed[owner] = self.log.index
             self.beliefs[owner] = asked_at + 10 * SURE
 
     @precondition(lambda self: self.holders)
@@ -256,6 +294,7 @@ class LocksModel(RuleBasedStateMachine):
         assert self.log.renew(*owners) == held
         for owner in held:
             self.holders[owner] = (self.holders[owner][0], self.now + 10 * SECOND)
+            self.renewed[owner] = self.log.index
             self.beliefs[owner] = max(self.real + 10 * SURE, self.beliefs.get(owner, 0.0))
 
     @rule(owner=OWNERS)

@@ -107,8 +107,9 @@ def take(wanted: Wanted, owner: str = "") -> Fence:
     tables.require_tables()
     attempt = Attempt(wanted, owner)
     try:
+        attempt.look(*tables.read(wanted.name))
         while True:
-            sent_at = clock.boottime()
+            sent_at = clock.monotonic()
             command = commands.acquire.with_options(timeout=attempt.timeout())
             try:
                 fence = attempt.answered(command.propose(**attempt.arguments()), sent_at)
@@ -118,8 +119,10 @@ def take(wanted: Wanted, owner: str = "") -> Fence:
             if fence is not None:
                 keeper.keep(fence)
                 return fence
-            while not attempt.should_ask(*tables.read(wanted.name)):
+            attempt.look(*tables.read(wanted.name))
+            while not attempt.should_ask():
                 clock.sleep(attempt.pause())
+                attempt.look(*tables.read(wanted.name))
     except BaseException:
         keeper.release_later(attempt.owner, wanted.ttl)
         raise
@@ -133,8 +136,9 @@ async def atake(wanted: Wanted) -> Fence:
     await sync_to_async(tables.require_tables)()
     attempt = Attempt(wanted)
     try:
+        attempt.look(*await sync_to_async(tables.read)(wanted.name))
         while True:
-            sent_at = clock.boottime()
+            sent_at = clock.monotonic()
             command = commands.acquire.with_options(timeout=attempt.timeout())
             try:
                 fence = attempt.answered(await command.apropose(**attempt.arguments()), sent_at)
@@ -144,8 +148,10 @@ async def atake(wanted: Wanted) -> Fence:
             if fence is not None:
                 keeper.keep(fence)
                 return fence
-            while not attempt.should_ask(*await sync_to_async(tables.read)(wanted.name)):
+            attempt.look(*await sync_to_async(tables.read)(wanted.name))
+            while not attempt.should_ask():
                 await asyncio.sleep(attempt.pause())
+                attempt.look(*await sync_to_async(tables.read)(wanted.name))
     except BaseException:
         keeper.release_later(attempt.owner, wanted.ttl)
         raise
@@ -160,6 +166,13 @@ def give_back(fence: Fence) -> None:
         commands.release.with_options(timeout=RELEASE_TIMEOUT).propose(owners=[fence.owner])
     except RaftlogError:
         keeper.release_later(fence.owner, fence.ttl)
+
+
+def complete(fence: Fence, key: str) -> None:
+    """Note that the step `key` is done, so that no later holder does it again. Raises LockLost, ProposalError."""
+    from raftlog.contrib.locks import commands
+
+    commands.complete.propose(name=fence.name, owner=fence.owner, key=key)
 
 
 async def agive_back(fence: Fence) -> None:
@@ -185,14 +198,13 @@ def _wanted(name: str, ttl: float, wait: float | None, limit: int, on_lost: OnLo
 
 @contextmanager
 def _holding(wanted: Wanted) -> Iterator[Fence]:
-    pid = os.getpid()
     with _not_twice(wanted.name):
         fence = take(wanted)
         try:
             yield fence
             fence.check()
         finally:
-            if os.getpid() == pid:  # else this is a fork, and the lock is the parent's
+            if fence.is_mine:  # else this is a fork, and the lock is the parent's
                 give_back(fence)
 
 

@@ -1,6 +1,6 @@
 """One attempt to get a lock, without waiting itself: what to propose, when to ask again, when to give up.
 
-A waiter stands in the queue in the log, and says every PATIENCE / 3 seconds that it is still there. Meanwhile it looks
+A waiter stands in the queue in the log, and says every third of its patience that it is still there. Meanwhile it looks
 at the rows of the lock in its own host's database, which costs no entry, and asks again once they say that it is its
 turn, or once somebody before it must have expired.
 """
@@ -11,6 +11,7 @@ import os
 import random
 import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,12 +26,16 @@ from raftlog.contrib.locks.models import NAME_LENGTH
 from raftlog.contrib.locks.tables import Row
 from raftlog.exceptions import NodeUnavailable, NoLeader, NotLeader, OutcomeUnknown, Overloaded
 
-PATIENCE: Final = 6.0  # seconds after which a waiter that says nothing is forgotten
-SHORTEST_LOOK, LONGEST_LOOK = 0.02, 0.05  # seconds between two looks at the rows
+PATIENCE: Final = 6.0  # seconds after which a waiter that says nothing is forgotten …
+FRONT_PATIENCE: Final = 2.0  # … and one of the first: while it is stopped or dead, a free lock waits for it
+FRONT: Final = 3  # how many those are, beyond the limit
+SHORTEST_LOOK, LONGEST_LOOK = 0.02, 0.05  # seconds between two looks at the rows, of the first in the queue …
+SLOWEST: Final = 6  # … times its place for the others, up to this
 SHORTEST_ASK: Final = 0.2  # seconds between two proposals that only a guess was the reason for
 SHORTEST_WAIT: Final = 0.5  # seconds for an answer, also of the last proposal before `wait` is over
 MIN_TTL, MAX_TTL = 1.0, 30 * 86_400.0  # seconds
 MAX_LIMIT: Final = 10_000
+MAX_SIGHTINGS: Final = 10_000
 
 # Worth another attempt while there is time. The rest (no such command on a voter, a node that differs) is told.
 RETRYABLE: Final = (NoLeader, NotLeader, NodeUnavailable, Overloaded, OutcomeUnknown)
@@ -65,20 +70,48 @@ class Wanted:
             raise ValueError(f"limit of the semaphore {self.name!r} is {self.limit!r}; 1 to {MAX_LIMIT} are possible")
 
 
+class Sightings:
+    """When this process first saw each row as it is. Thread-safe.
+
+    The lock clock stands still between two leaders, and where the cluster has one voter and no node runs, each
+    process leads for a moment. So whoever has seen a row unchanged for its whole ttl, by his own clock, says so.
+    """
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._seen: dict[tuple[str, int], float] = {}
+
+    def note(self, rows: list[Row]) -> None:
+        now = clock.monotonic()
+        with self._guard:
+            for row in rows:
+                self._seen.setdefault((row.owner, row.renewed), now)
+            while len(self._seen) > MAX_SIGHTINGS:
+                del self._seen[next(iter(self._seen))]
+
+    def is_silent(self, row: Row) -> bool:
+        with self._guard:
+            first = self._seen.get((row.owner, row.renewed))
+        return first is not None and microseconds(clock.monotonic() - first) > row.ttl
+
+
+sightings = Sightings()
+
+
 class Attempt:
     """Not thread-safe."""
 
     def __init__(self, wanted: Wanted, owner: str = "") -> None:
         self.wanted = wanted
         self.owner = owner or uuid.uuid4().hex
-        now = clock.boottime()
+        now = clock.monotonic()
         self._deadline = None if wanted.wait is None else now + wanted.wait
         self._queues = wanted.wait is None or wanted.wait > 0
         self._ask_at = now  # when to ask, whatever the rows say
         self._asked_at = now
         self._answer: dict[str, int] | None = None
         self._answered_at = now
-        self._holders: list[Row] = []
+        self._rows: tuple[list[Row], list[Row]] = ([], [])
         self._failure: Exception | None = None  # of the last proposal
 
     # Asking
@@ -88,10 +121,20 @@ class Attempt:
             "name": self.wanted.name,
             "owner": self.owner,
             "ttl": microseconds(self.wanted.ttl),
-            "patience": microseconds(PATIENCE) if self._queues else 0,
+            "patience": microseconds(self._patience()) if self._queues else 0,
             "limit": self.wanted.limit,
             "label": (self.wanted.label or default_label())[:NAME_LENGTH],
+            "silent": self._silent(),
         }
+
+    def _patience(self) -> float:
+        """Seconds, by its place in the queue."""
+        is_in_front = self._before(self._rows[1]) < self.wanted.limit - 1 + FRONT
+        return FRONT_PATIENCE if is_in_front else PATIENCE
+
+    def _silent(self) -> dict[str, int]:
+        """Who has said nothing for a whole ttl of his, as this process has seen it."""
+        return {row.owner: row.renewed for rows in self._rows for row in rows if sightings.is_silent(row)}
 
     def timeout(self) -> float | None:
         """Seconds for the answer; None: as every proposal. Later than the ttl it would be of no use."""
@@ -99,12 +142,12 @@ class Attempt:
             return None
         longest = max(self.wanted.ttl * SURE, SHORTEST_WAIT)
         if self._deadline is not None:
-            longest = min(longest, max(self._deadline - clock.boottime(), SHORTEST_WAIT))
+            longest = min(longest, max(self._deadline - clock.monotonic(), SHORTEST_WAIT))
         return longest
 
     def answered(self, answer: dict[str, int], sent_at: float) -> Fence | None:
         """The fence, where it is held now. Raises LockNotAcquired where time is over."""
-        self._asked_at = self._answered_at = clock.boottime()
+        self._asked_at = self._answered_at = clock.monotonic()
         self._answer, self._failure = answer, None
         if answer["token"]:
             fence = Fence(
@@ -125,7 +168,7 @@ class Attempt:
 
     def failed(self, error: Exception) -> None:
         """It could not be asked, or there was no answer. Raises LockNotAcquired where time is over."""
-        self._ask_at = self._asked_at = clock.boottime()
+        self._ask_at = self._asked_at = clock.monotonic()
         self._ask_at += SHORTEST_ASK
         if not self._queues:
             raise error
@@ -136,23 +179,29 @@ class Attempt:
 
     def pause(self) -> float:
         """Seconds until the next look."""
-        return _random.uniform(SHORTEST_LOOK, LONGEST_LOOK)
+        return _random.uniform(SHORTEST_LOOK, LONGEST_LOOK) * min(1 + self._before(self._rows[1]), SLOWEST)
 
-    def should_ask(self, holders: list[Row], waiters: list[Row]) -> bool:
+    def look(self, holders: list[Row], waiters: list[Row]) -> None:
+        """The rows of the lock, as they are now."""
+        self._rows = (holders, waiters)
+        sightings.note([*holders, *waiters])
+
+    def should_ask(self) -> bool:
         """Whether the rows, or the time that has passed, are a reason to ask again. Raises LockNotAcquired."""
-        self._holders = holders
         self._give_up_if_over()
-        now = clock.boottime()
-        if now >= self._ask_at:
+        now = clock.monotonic()
+        if now >= self._ask_at or (self._failure is None and now >= self._asked_at + self._patience() / 3):
             return True
-        if self._answer is None:
+        if self._answer is None or self._failure is not None:
             return False
+        holders, waiters = self._rows
         if self._before(waiters) < self.wanted.limit - len(holders):
             return True
         # By a guess of the lock clock. It may be wrong (that clock stands still between two leaders).
         elapsed = self._answer["elapsed"] + microseconds(now - self._answered_at)
-        alive = [row for row in holders if row.expires_at > elapsed]
-        before = [row for row in waiters if row.expires_at > elapsed or row.owner == self.owner]
+        silent = self._silent()
+        alive = [row for row in holders if row.expires_at > elapsed and row.owner not in silent]
+        before = [row for row in waiters if row.expires_at > elapsed and row.owner not in silent]
         guess = self._before(before) < self.wanted.limit - len(alive)
         return guess and now - self._asked_at >= SHORTEST_ASK
 
@@ -162,9 +211,9 @@ class Attempt:
         return owners.index(self.owner) if self.owner in owners else len(owners)
 
     def _give_up_if_over(self) -> None:
-        if self._deadline is None or clock.boottime() < self._deadline:
+        if self._deadline is None or clock.monotonic() < self._deadline:
             return
-        held_by = ", ".join(row.label for row in self._holders)
+        held_by = ", ".join(row.label for row in self._rows[0])
         who = f", held by {held_by}" if held_by else ""
         why = f": {self._failure}" if self._failure else ""
         raise LockNotAcquired(

@@ -31,31 +31,41 @@ def tick(ctx: Any) -> int:
 
 @command(name="raftlog_locks.acquire")
 def acquire(
-    ctx: Any, *, name: str, owner: str, ttl: int, patience: int = 0, limit: int = 1, label: str = ""
+    ctx: Any,
+    *,
+    name: str,
+    owner: str,
+    ttl: int,
+    patience: int = 0,
+    limit: int = 1,
+    label: str = "",
+    silent: dict[str, int] | None = None,
 ) -> dict[str, int]:
     """Hold the lock for `ttl` microseconds, or wait in its queue for `patience` (0: don't).
 
-    Who holds it already goes on with the same token; who waits keeps the place. Returns the token (0: not held),
-    the lock clock, and how many wait before this owner.
+    Who holds it already goes on with the same token; who waits keeps the place. `silent`: owners of this lock that the
+    caller has seen unchanged for their whole ttl by its own clock, and the entry by which they were last renewed:
+    they are forgotten, unless they have been renewed since. Returns the token (0: not held), the lock clock, and how
+    many wait before this owner.
     """
     now = tick(ctx)
-    held = Holder.objects.filter(owner=owner).first()
-    if held is not None:
-        held.expires_at = max(held.expires_at, now + ttl)
-        held.save(update_fields=["expires_at"])
-        return {"token": held.token, "elapsed": now, "ahead": 0}
+    for other, renewed in sorted((silent or {}).items()):
+        for model in (Holder, Waiter):
+            model.objects.filter(name=name, owner=other, renewed=renewed).exclude(owner=owner).delete()
+    if Holder.objects.filter(owner=owner).update(expires_at=now + ttl, ttl=ttl, renewed=ctx.index):
+        token = Holder.objects.values_list("token", flat=True).get(owner=owner)
+        return {"token": token, "elapsed": now, "ahead": 0}
     waiting = list(Waiter.objects.filter(name=name).order_by("ticket").values_list("owner", flat=True))
     ahead = waiting.index(owner) if owner in waiting else len(waiting)
+    row = {"name": name, "owner": owner, "label": label, "renewed": ctx.index, "since": ctx.now}
     if ahead < limit - Holder.objects.filter(name=name).count():
         Waiter.objects.filter(owner=owner).delete()
-        Holder.objects.create(token=ctx.index, name=name, owner=owner, label=label, expires_at=now + ttl, since=ctx.now)
+        Holder.objects.create(token=ctx.index, expires_at=now + ttl, ttl=ttl, **row)
         return {"token": ctx.index, "elapsed": now, "ahead": 0}
     if owner in waiting:
-        Waiter.objects.filter(owner=owner).update(expires_at=now + patience)
+        Waiter.objects.filter(owner=owner).update(expires_at=now + patience, ttl=patience, renewed=ctx.index)
     elif patience:
-        Waiter.objects.create(
-            ticket=ctx.index, name=name, owner=owner, label=label, expires_at=now + patience, since=ctx.now
-        )
+        Waiter.objects.create(ticket=ctx.index, expires_at=now + patience, ttl=patience, **row)
     return {"token": 0, "elapsed": now, "ahead": ahead}
 
 
@@ -64,7 +74,9 @@ def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
     """Hold on for a ttl (microseconds) from now: {owner: ttl}. Returns those owners that still hold."""
     now = tick(ctx)
     return [
-        owner for owner, ttl in sorted(ttls.items()) if Holder.objects.filter(owner=owner).update(expires_at=now + ttl)
+        owner
+        for owner, ttl in sorted(ttls.items())
+        if Holder.objects.filter(owner=owner).update(expires_at=now + ttl, ttl=ttl, renewed=ctx.index)
     ]
 
 

@@ -31,7 +31,7 @@ class Fence:
         self.token = token
         self.ttl = ttl  # seconds
         self._guard = threading.Lock()
-        self._sure_until = sent_at + ttl * SURE  # by clock.boottime()
+        self._sure_until = sent_at + ttl * SURE  # by clock.monotonic()
         self._lost = ""  # why; once lost, it stays lost
         self._on_lost = on_lost
         self._pid = os.getpid()
@@ -48,6 +48,11 @@ class Fence:
     @property
     def is_valid(self) -> bool:
         return self.remaining > 0
+
+    @property
+    def is_mine(self) -> bool:
+        """Whether this process acquired it; False in a fork of that."""
+        return os.getpid() == self._pid
 
     def check(self) -> None:
         """Raises LockLost where the lock is not surely held now. Asks nobody: it compares two numbers.
@@ -89,9 +94,9 @@ class Fence:
 
     def _remaining(self) -> float:
         """_guard: held. Once lost it stays lost: a renewal that comes too late changes nothing."""
-        if not self._lost and os.getpid() != self._pid:
+        if not self._lost and not self.is_mine:
             self._lost = f"process {self._pid} holds it, and this one is a fork of that"
-        left = self._sure_until - clock.boottime()
+        left = self._sure_until - clock.monotonic()
         if not self._lost and left <= 0:
             self._lost = "it was not renewed in time"
         return 0.0 if self._lost else left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
@@ -28,7 +29,7 @@ class Keeper:
     def _start_over(self) -> None:
         """Also in a forked child: what the parent holds is not ours."""
         self._changed = threading.Condition()
-        # All below: with _changed held. Owner -> the fence, and when it is to be renewed (clock.boottime()).
+        # All below: with _changed held. Owner -> the fence, and when it is to be renewed (clock.monotonic()).
         self._kept: dict[str, tuple[Fence, float]] = {}
         # Owner -> until when it is worth releasing; by then it has expired.
         self._given_up: dict[str, float] = {}
@@ -37,7 +38,7 @@ class Keeper:
 
     def keep(self, fence: Fence) -> None:
         with self._changed:
-            self._kept[fence.owner] = (fence, clock.boottime() + fence.ttl / 3)
+            self._kept[fence.owner] = (fence, clock.monotonic() + fence.ttl / 3)
             self._wake()
 
     def forget(self, fence: Fence) -> None:
@@ -47,8 +48,17 @@ class Keeper:
     def release_later(self, owner: str, seconds: float) -> None:
         """Release it as soon as that goes, for at most so many seconds."""
         with self._changed:
-            self._given_up[owner] = clock.boottime() + seconds
+            self._given_up[owner] = clock.monotonic() + seconds
             self._wake()
+
+    def flush(self, timeout: float) -> None:
+        """Wait until what was given up is released, at most so many seconds: at the end of the process."""
+        deadline = clock.monotonic() + timeout
+        while clock.monotonic() < deadline:
+            with self._changed:
+                if not self._given_up:
+                    return
+            clock.sleep(0.01)
 
     def _wake(self) -> None:
         if self._thread is None:
@@ -89,7 +99,7 @@ class Keeper:
     def _due(self) -> dict[str, Fence]:
         """What is to be renewed; where one is, those that soon would be go with it."""
         with self._changed:
-            now = clock.boottime()
+            now = clock.monotonic()
             if now < self._retry_at or all(at > now for _, at in self._kept.values()):
                 return {}
             return {owner: fence for owner, (fence, at) in self._kept.items() if at <= now + fence.ttl / 10}
@@ -97,7 +107,7 @@ class Keeper:
     def _renew(self, due: dict[str, Fence]) -> None:
         from raftlog.contrib.locks.commands import renew
 
-        sent_at = clock.boottime()
+        sent_at = clock.monotonic()
         ttls = {owner: microseconds(fence.ttl) for owner, fence in due.items()}
         # In time to tell of a loss: an answer that does not come keeps this thread for the grace, too.
         left = min(fence.remaining for fence in due.values()) - ANSWER_GRACE
@@ -106,7 +116,7 @@ class Keeper:
         except RaftlogError as error:
             logger.info("locks could not be renewed, which is tried again: %s", error)
             with self._changed:
-                self._retry_at = clock.boottime() + RETRY_INTERVAL
+                self._retry_at = clock.monotonic() + RETRY_INTERVAL
             return
         for owner, fence in due.items():
             if owner in held:
@@ -121,7 +131,7 @@ class Keeper:
         from raftlog.contrib.locks.commands import release
 
         with self._changed:
-            now = clock.boottime()
+            now = clock.monotonic()
             self._given_up = {owner: until for owner, until in self._given_up.items() if until > now}
             owners = sorted(self._given_up)
             if not owners or now < self._retry_at:
@@ -130,7 +140,7 @@ class Keeper:
             self._propose(release, SHORTEST_WAIT if self._kept else LONGEST_WAIT, owners=owners)
         except RaftlogError:
             with self._changed:
-                self._retry_at = clock.boottime() + RETRY_INTERVAL
+                self._retry_at = clock.monotonic() + RETRY_INTERVAL
             return
         with self._changed:
             for owner in owners:
@@ -141,7 +151,7 @@ class Keeper:
 
     def _wait(self) -> None:
         with self._changed:
-            now = clock.boottime()
+            now = clock.monotonic()
             moments = [now + fence.remaining for fence, _ in self._kept.values()]
             moments += [max(at, self._retry_at) for _, at in self._kept.values()]
             if self._given_up:
@@ -156,3 +166,4 @@ def microseconds(seconds: float) -> int:
 
 keeper = Keeper()
 os.register_at_fork(after_in_child=keeper._start_over)
+atexit.register(keeper.flush, LONGEST_WAIT)

@@ -38,6 +38,9 @@ class Holder(ReplicatedModel):
     owner: models.CharField[str, str] = models.CharField(max_length=OWNER_LENGTH, unique=True)
     label: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
     expires_at: models.BigIntegerField[int, int] = models.BigIntegerField(db_index=True)
+    # Microseconds, and the entry by which it last said that it is alive.
+    ttl: models.BigIntegerField[int, int] = models.BigIntegerField()
+    renewed: models.BigIntegerField[int, int] = models.BigIntegerField()
     since: models.DateTimeField[datetime, datetime] = models.DateTimeField()
 
     def __str__(self) -> str:
@@ -52,6 +55,9 @@ class Waiter(ReplicatedModel):
     owner: models.CharField[str, str] = models.CharField(max_length=OWNER_LENGTH, unique=True)
     label: models.CharField[str, str] = models.CharField(max_length=NAME_LENGTH)
     expires_at: models.BigIntegerField[int, int] = models.BigIntegerField(db_index=True)
+    # Microseconds, and the entry by which it last said that it is alive.
+    ttl: models.BigIntegerField[int, int] = models.BigIntegerField()
+    renewed: models.BigIntegerField[int, int] = models.BigIntegerField()
     since: models.DateTimeField[datetime, datetime] = models.DateTimeField()
 
     def __str__(self) -> str:

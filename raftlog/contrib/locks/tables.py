@@ -14,11 +14,13 @@ from raftlog.contrib.locks.exceptions import LockError, StaleToken
 
 
 class Row(NamedTuple):
-    """A holder or a waiter. `expires_at` is microseconds of the lock clock."""
+    """A holder or a waiter. `expires_at`: by the lock clock; `ttl` is microseconds, `renewed` an index of the log."""
 
     owner: str
     label: str
     expires_at: int
+    ttl: int
+    renewed: int
 
 
 def require_app() -> None:
@@ -68,7 +70,7 @@ def read(name: str) -> tuple[list[Row], list[Row]]:
     """Holders and waiters of a lock, the latter in their order. Two short local reads."""
     from raftlog.contrib.locks.models import Holder, Waiter
 
-    fields = ("owner", "label", "expires_at")
+    fields = Row._fields
     holders = Holder.objects.filter(name=name).order_by("token").values_list(*fields)
     waiters = Waiter.objects.filter(name=name).order_by("ticket").values_list(*fields)
     return [Row(*row) for row in holders], [Row(*row) for row in waiters]
