@@ -109,11 +109,11 @@ class Crowd:
         """Stop one beyond its ttl, or kill one and start another, until the deadline."""
         while clock.monotonic() < deadline:
             clock.sleep(self.rng.uniform(0, 1.5 * self.options["ttl"]))
-            number = self._victim()
+            number, pause = self._victim()
             process = self.processes[number]
             if self.rng.random() < 0.8:
                 process.send_signal(signal.SIGSTOP)
-                clock.sleep(self.rng.uniform(0.9, 1.6) * self.options["ttl"])
+                clock.sleep(pause * self.options["ttl"])
                 process.send_signal(signal.SIGCONT)
                 self.stopped += 1
             else:
@@ -121,15 +121,20 @@ class Crowd:
                 self.processes[number] = self._start(number)
                 self.killed += 1
 
-    def _victim(self) -> int:
-        """Whoever asks or renews next, or got the lock last, or anybody: the first ones are the worst moments."""
-        dice = self.rng.random()
+    def _victim(self) -> tuple[int, float]:
+        """Whoever asks or renews next, or got the lock last, or anybody; and the pause, in ttls.
+
+        Who asks is stopped until another has the lock, but not until the answer is given up.
+        """
+        dice, pause = self.rng.random(), self.rng.uniform(0.9, 1.6)
         number = None
-        if dice < 0.6:
-            number = self._next_to_send("asking" if dice < 0.4 else "renewing")
+        if dice < 0.5:
+            number, pause = self._next_to_send("asking"), self.rng.uniform(1.05, 1.3)
+        elif dice < 0.65:
+            number = self._next_to_send("renewing")
         elif dice < 0.8:
             number = self._number_in("holder")
-        return self.rng.randrange(len(self.processes)) if number is None else number
+        return (self.rng.randrange(len(self.processes)) if number is None else number), pause
 
     def _next_to_send(self, what: str) -> int | None:
         path = self.folder / what
