@@ -1,144 +1,135 @@
-"""The task queue beside Celery and huey on Redis: tasks handed over, and tasks handed over and done by a worker."""
+"""The task queue beside Celery and huey on Redis: 1,000 tasks that do nothing, enqueued, run, and their results kept.
+
+Client and worker are a process each, for all three, and the worker runs one task at a time. Redis as it is configured,
+which mostly means: not replicated, and not synced to the disk at each write.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 from raftlog.runtime import clock
-from raftlog.testing.bench import queue_side, redis_side
-from raftlog.testing.bench.batteries import Row, leader, rate
-from raftlog.testing.processes import ProcessCluster
+from raftlog.testing.bench import redis_side
+from raftlog.testing.bench.batteries import Row, rate
+from raftlog.testing.processes import LAUNCHER, ProcessCluster
 
 HERE = "raftlog.testing.bench.battery_queue"
-BATCH = 100  # tasks that are under way at once
-THREADS = 4  # of one worker process, and of the process that hands tasks over
-TIMEOUT = 60.0  # seconds for one batch
-CELERY = (
-    f"celery --app raftlog.testing.bench.queue_side:celery --quiet worker --pool threads --concurrency {THREADS} "
-    "--without-gossip --without-mingle --without-heartbeat --loglevel ERROR"
-)
-HUEY = (
-    f"huey.bin.huey_consumer raftlog.testing.bench.queue_side.huey --quiet --workers {THREADS} --worker-type thread "
-    "--no-periodic --delay 0.02"
-)
-WORKERS = {"Celery on Redis": CELERY.split(), "huey on Redis": HUEY.split()}
+TASKS = 1_000
+WARM_UP = 20
+TIMEOUT = 120.0  # seconds for a round of them
 
 
 def measure(cluster: ProcessCluster, seconds: float) -> list[Row]:
-    node = leader(cluster)
-    enqueued = rate(cluster, f"{HERE}:enqueue", seconds, threads=THREADS)
-    with _worker([*node.command, "raft", "worker", "--threads", str(THREADS)], node.environment):
-        done = rate(cluster, f"{HERE}:enqueue_and_wait", seconds)
+    sides = [_side(cluster, name, seconds) for name in ("celery", "huey")]
     rows: list[Row] = []
-    for name, command in WORKERS.items():
-        library = command[0].partition(".")[0]
-        theirs, theirs_done = _theirs(cluster, library, command, seconds)
-        beside = name if theirs is not None else f"{name} ({_problem(library)})"
-        rows.append((f"enqueue(), {THREADS} threads", "tasks", enqueued, beside, theirs))
-        rows.append(
-            (f"{BATCH} enqueued together and done, a worker of {THREADS} threads", "tasks", done, beside, theirs_done)
-        )
-    return sorted(rows)
-
-
-def _problem(library: str) -> str:
-    return redis_side.problem() if queue_side.is_installed(library) else f"not measured: {library} is not installed"
-
-
-def _theirs(
-    cluster: ProcessCluster, library: str, command: Sequence[str], seconds: float
-) -> tuple[float | None, float | None]:
-    if _problem(library):
-        return None, None
     try:
-        arguments = {"library": library}
-        enqueued = rate(cluster, f"{HERE}:enqueue_theirs", seconds, threads=THREADS, arguments=arguments)
-        _empty(library)  # what nobody has done
-        with _worker([sys.executable, "-m", *command], leader(cluster).environment):
-            done = rate(cluster, f"{HERE}:enqueue_theirs_and_wait", seconds, arguments=arguments)
-        return enqueued, done
+        for words, arguments in (
+            (f"{TASKS} no-op tasks, enqueued one by one and completed", {"name": "noop", "one_by_one": True}),
+            (f"{TASKS} no-op tasks, enqueued in one transaction and completed", {"name": "noop", "one_by_one": False}),
+            (f"{TASKS} transactional tasks that write a row each", {"name": "write_row", "one_by_one": False}),
+        ):
+            ours = rate(cluster, f"{HERE}:ours", seconds, arguments=arguments)
+            beside = sides if arguments["name"] == "noop" else [("", None)]
+            rows += [(words, "tasks", ours, theirs, figure) for theirs, figure in beside]
     finally:
-        _empty(library)
+        node = next(iter(cluster))
+        node.manage("raft", "queue", "purge", "--state", "SUCCESSFUL", "--noinput", timeout=120)
+    return rows
 
 
-def _empty(library: str) -> None:
-    if library == "huey":
-        queue_side.huey.flush()
-    redis_side.clean_up()
-
-
-@contextmanager
-def _worker(command: Sequence[str], environment: Any) -> Iterator[None]:
-    """A worker process beside the cluster; what it prints is not of interest, unless it dies."""
-    process = subprocess.Popen(
-        command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def _side(cluster: ProcessCluster, name: str, seconds: float) -> tuple[str, float | None]:
+    if importlib.util.find_spec(name) is None:
+        return f"{name} (not measured: not installed)", None
     try:
-        yield
+        return redis_side.side(f"{name} on Redis", lambda: rate(cluster, f"{HERE}:{name}", seconds))
     finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        if not redis_side.problem():
+            _forget_huey()
+
+
+def _forget_huey() -> None:
+    """Its keys begin with a prefix of its own."""
+    with redis_side.connect() as client:
+        for key in client.scan_iter(match=f"huey.*{redis_side.PREFIX.strip(':')}*"):
+            client.delete(key)
 
 
 # Actions of an application process
 
 
-def enqueue() -> Callable[[], int]:
-    from raftlog.testing.bench_site.batteries.tasks import nothing
-
-    def act() -> int:
-        nothing.enqueue()
-        return 1
-
-    return act
-
-
-def enqueue_and_wait() -> Callable[[], int]:
-    """First the tasks of enqueue() that nobody has done yet are waited for, in the first call, which does not count."""
+def ours(name: str, one_by_one: bool) -> Callable[[], int]:
     from raftlog.contrib.queue import QueuedTask
-    from raftlog.testing.bench_site.batteries.tasks import nothing
+    from raftlog.testing.bench_site.batteries import tasks
 
-    def act() -> int:
-        nothing.enqueue_many([{}] * BATCH)
-        deadline = clock.monotonic() + TIMEOUT
-        while QueuedTask.objects.exclude(state="SUCCESSFUL").exists():
-            if clock.monotonic() > deadline:
-                raise TimeoutError(f"{BATCH} tasks were not done within {TIMEOUT:g} s")
-            clock.sleep(0.01)
-        return BATCH
+    task = getattr(tasks, name)
+    _start_worker("-m", "django", "raft", "worker", "--progress", "3600")
 
-    return act
+    def enqueue_and_wait(count: int) -> None:
+        if one_by_one:
+            rows = [task.enqueue(number=number) for number in range(count)]
+        else:
+            rows = task.enqueue_many({"number": number} for number in range(count))
+        keys = sorted(row.pk for row in rows)
+        done = QueuedTask.objects.filter(pk__range=(keys[0], keys[-1]), state="SUCCESSFUL")
+        _wait_until(lambda: done.count() == count)
 
-
-def enqueue_theirs(library: str) -> Callable[[], int]:
-    hand_over = queue_side.celery_nothing.delay if library == "celery" else queue_side.huey_nothing
-
-    def act() -> int:
-        hand_over()
-        return 1
-
-    return act
+    return _rounds(enqueue_and_wait)
 
 
-def enqueue_theirs_and_wait(library: str) -> Callable[[], int]:
-    def celery() -> int:
-        results = [queue_side.celery_nothing.delay() for _ in range(BATCH)]
-        for result in results:
-            result.get(timeout=TIMEOUT)
-        return BATCH
+def celery() -> Callable[[], int]:
+    from raftlog.testing.bench.celery_side import noop
 
-    def huey() -> int:
-        results = [queue_side.huey_nothing() for _ in range(BATCH)]
-        for result in results:
-            result.get(blocking=True, timeout=TIMEOUT, max_delay=0.02)
-        return BATCH
+    quiet = ("-l", "ERROR", "--without-gossip", "--without-mingle", "--without-heartbeat")
+    _start_worker("-m", "celery", "-A", "raftlog.testing.bench.celery_side", "worker", "-P", "solo", *quiet)
 
-    return celery if library == "celery" else huey
+    def enqueue_and_wait(count: int) -> None:
+        results = [noop.delay(number) for number in range(count)]
+        _wait_until(results[-1].ready)
+        _wait_until(lambda: all(result.ready() for result in results))
+
+    return _rounds(enqueue_and_wait)
+
+
+def huey() -> Callable[[], int]:
+    from raftlog.testing.bench.huey_side import noop
+
+    _start_worker("-m", "huey.bin.huey_consumer", "raftlog.testing.bench.huey_side.app", "-w", "1", "-q", "-n")
+
+    def enqueue_and_wait(count: int) -> None:
+        results = [noop(number) for number in range(count)]
+        _wait_until(lambda: results[-1]() is not None)
+        for result in results[:-1]:
+            result(blocking=True, timeout=TIMEOUT)
+
+    return _rounds(enqueue_and_wait)
+
+
+def _rounds(enqueue_and_wait: Callable[[int], None]) -> Callable[[], int]:
+    enqueue_and_wait(WARM_UP)  # until the worker is there
+
+    def one_round() -> int:
+        enqueue_and_wait(TASKS)
+        return TASKS
+
+    return one_round
+
+
+def _start_worker(*arguments: str) -> None:
+    """It ends with this thread, which is the main one."""
+    subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", LAUNCHER, str(os.getpid()), sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _wait_until(reached: Callable[[], bool]) -> None:
+    deadline = clock.monotonic() + TIMEOUT
+    while not reached():
+        if clock.monotonic() > deadline:
+            raise TimeoutError(f"the tasks were not completed within {TIMEOUT:g} s")
+        clock.sleep(0.01)
