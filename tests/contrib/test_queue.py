@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from raftlog import TransactionConflict
 from raftlog.consensus.entries import COMMAND, TRANSACTION
-from raftlog.contrib.queue import Worker, commands, current_attempt, run_all, running, task, task_transaction
+from raftlog.contrib.queue import Worker, commands, current_attempt, reports, run_all, running, task, task_transaction
 from raftlog.contrib.queue.identity import id_in_command, uuid7
 from raftlog.contrib.queue.models import QueuedTask, State
 from raftlog.contrib.queue.running import Attempt
@@ -464,6 +464,7 @@ def raft(*arguments):
 
 
 def test_the_queue_on_the_command_line(node, monkeypatch):
+    monkeypatch.setattr(reports, "PURGED_AT_ONCE", 1)
     for name in ("a", "b"):
         note.using(max_attempts=1, queue="mail").enqueue(name, fail_until=1)
     note.using(run_after=timezone.now() + datetime.timedelta(hours=1)).enqueue("later")
@@ -487,6 +488,7 @@ def test_the_queue_on_the_command_line(node, monkeypatch):
     assert "Remove 1 FAILED tasks?" in asked[0]
     assert json.loads(raft("queue", "purge", "--queue", "mail", "--noinput", "--json")) == {"purged": 1}
     assert QueuedTask.objects.count() == 2
+    assert json.loads(raft("queue", "purge", "--state", "READY", "--noinput", "--json")) == {"purged": 2}
 
 
 def test_wrong_options_of_a_worker_are_told():

@@ -5,12 +5,14 @@ Retrying and purging are plain writes of rows, so they join the transaction of t
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import Count, Min, Q, QuerySet
 from django.utils import timezone
 
 from raftlog.contrib.queue.models import QueuedTask, State
+
+PURGED_AT_ONCE: Final = 500
 
 
 def lengths() -> list[dict[str, Any]]:
@@ -69,6 +71,12 @@ def retry(rows: QuerySet[QueuedTask]) -> int:
 
 
 def purge(rows: QuerySet[QueuedTask]) -> int:
-    """Remove those of `rows` that nobody runs. Returns how many."""
-    count, _ = rows.exclude(state=State.RUNNING).delete()
-    return count
+    """Remove those of `rows` that nobody runs, so many in a transaction that it stays small. Returns how many."""
+    removable = rows.exclude(state=State.RUNNING).order_by("id")
+    total = 0
+    while ids := list(removable.values_list("pk", flat=True)[:PURGED_AT_ONCE]):
+        count, _ = QueuedTask.objects.filter(pk__in=ids).exclude(state=State.RUNNING).delete()
+        total += count
+        if not count:
+            break  # somebody has claimed them meanwhile
+    return total
