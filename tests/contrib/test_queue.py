@@ -411,11 +411,10 @@ def test_other_tasks_do_not_conflict_with_a_transactional_one(node):
     """Completing one reads and writes its own row alone, however busy the queue is."""
     row = store.enqueue("bolt")
     mine = attempt_at(row)
-    for n in range(20):
-        note.enqueue(n)
+    note.enqueue_many({"what": n} for n in range(150))
 
     def others():
-        ids, token = claim(10, worker="v")
+        ids, token = claim(150, worker="v")
         commands.complete.propose(outcomes=[[each, token, "1", "", ""] for each in ids])
         note.enqueue("more")
 
