@@ -61,7 +61,7 @@ def drop_all(server: dict) -> None:
 
 
 def contents(raw: psycopg.Connection) -> dict[str, object]:
-    """Every table (raftlog's too), and the schema, comparable between databases."""
+    """Every table (raftlog's too, but for the change feed, which is each node's own), and the schema, comparable."""
     cursor = raw.cursor(row_factory=psycopg.rows.tuple_row)
     cursor.execute(
         "SELECT c.relname, ARRAY(SELECT concat_ws(' ', a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull) "
@@ -72,6 +72,8 @@ def contents(raw: psycopg.Connection) -> dict[str, object]:
     )
     found: dict[str, object] = {"": cursor.fetchall()}
     for name, *_ in found[""]:
+        if name in ("raftlog_change", "raftlog_changefeed"):
+            continue
         rows = cursor.execute(f'SELECT raftlog_row::text FROM ONLY public."{name}" AS raftlog_row ORDER BY 1')
         found[name] = rows.fetchall()
     return found
