@@ -8,9 +8,12 @@ from typing import Any
 
 from django.db.backends.sqlite3._functions import register
 
+# The change feed, which is each node's own.
+NODE_LOCAL = ("raftlog_change", "raftlog_changefeed")
+
 
 class SqliteContents:
-    """Schema and rows of every table, SQLite's and raftlog's too. `read` runs a statement and gives all its rows."""
+    """Schema and rows of every table, SQLite's and raftlog's too, but for NODE_LOCAL. `read` runs a statement and gives all its rows."""
 
     def __init__(self, read: Callable[[str], list[tuple[Any, ...]]]) -> None:
         self._read = read
@@ -21,7 +24,9 @@ class SqliteContents:
         schema = self._read("SELECT type, name, sql FROM main.sqlite_master ORDER BY 1, 2")
         if schema != self._schema:
             self._schema = schema
-            self._selects = {name: self._select(name) for kind, name, _ in schema if kind == "table"}
+            self._selects = {
+                name: self._select(name) for kind, name, _ in schema if kind == "table" and name not in NODE_LOCAL
+            }
         return {"": schema} | {name: sorted(self._read(sql)) for name, sql in self._selects.items()}
 
     def _select(self, table: str) -> str:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from suite_child.contents import NODE_LOCAL
+
 DATABASE = os.environ.get("PGDATABASE", "test")
 SERVER: dict[str, Any] = {
     "HOST": os.environ.get("PGHOST", "127.0.0.1"),
@@ -64,6 +66,7 @@ class PostgresqlDatabase:
         if schema != self._schema:
             self._schema = schema
             tables = [name for name, kind, definition in schema if kind == "r" and not definition]
+            tables = [name for name in tables if name not in NODE_LOCAL]
             each = [f"""SELECT '{name}', found::text FROM ONLY public."{name}" AS found""" for name in tables]
             self._select = " UNION ALL ".join(each)
         found: dict[str, list[Any]] = {"": schema}
