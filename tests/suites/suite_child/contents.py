@@ -13,7 +13,10 @@ NODE_LOCAL = ("raftlog_change", "raftlog_changefeed")
 
 
 class SqliteContents:
-    """Schema and rows of every table, SQLite's and raftlog's too, but for NODE_LOCAL. `read` runs a statement and gives all its rows."""
+    """Schema and rows of every table, SQLite's and raftlog's too, but for NODE_LOCAL.
+
+    `read` runs a statement and gives all its rows.
+    """
 
     def __init__(self, read: Callable[[str], list[tuple[Any, ...]]]) -> None:
         self._read = read
