@@ -6,6 +6,8 @@ import json
 import threading
 
 import pytest
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 
 from raftlog import command
@@ -166,6 +168,12 @@ def test_what_is_declared_wrongly_is_said(declare):
     declare(note, every=60, name="twice")
     with pytest.raises(TypeError, match="declared twice"):
         declare(count, every=60, name="twice")
+
+
+def test_the_queue_must_be_installed(monkeypatch):
+    monkeypatch.setattr(apps, "is_installed", lambda name: name != "raftlog.contrib.queue")
+    with pytest.raises(ImproperlyConfigured, match="in INSTALLED_APPS, too"):
+        apps.get_app_config("raftlog_schedule").ready()
 
 
 def test_jobs_on_the_command_line(node, declare):

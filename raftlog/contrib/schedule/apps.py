@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import autodiscover_modules
 
 import raftlog
@@ -15,6 +16,8 @@ class ScheduleConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        if not apps.is_installed("raftlog.contrib.queue"):
+            raise ImproperlyConfigured('raftlog.contrib.schedule needs "raftlog.contrib.queue" in INSTALLED_APPS, too')
         from raftlog.contrib.schedule import ticker
 
         autodiscover_modules("tasks")
