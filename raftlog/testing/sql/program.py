@@ -83,6 +83,7 @@ class Program:
         attempt = self.attempt
         attempt.key = used.key
         with once(used.name, used.key, self.alias) as request:
+            was_repeat = request.is_repeat
             self.execute(f"SELECT count(*) FROM raftlog_idempotencykey WHERE id = '{row_id('', used.key)}'")
             if not request.is_repeat:
                 for step in steps:
@@ -96,7 +97,7 @@ class Program:
         attempt.told = codec.encode(request.result)
         if request.is_repeat:
             self.client.simulation.count("transactions repeated")
-            if attempt.entries:
+            if not was_repeat:  # at its first write, or at its commit
                 raise TransactionConflict("another one with its key was first")
 
     def _editor(self) -> Any:
