@@ -423,7 +423,7 @@ class DatabaseStateMachine:
     def _open(self) -> ApplyConnection | Run:
         """The apply connection, opened where it is not; or the run whose commit, as it turns out, had gone through."""
         if self._database is None:
-            self._database = ApplyConnection(self.alias, gathers_changes=self.feed.bound > 0)
+            self._database = self._make_connection()
         if self._database.is_open:
             return self._database
         applied = self._database.open()
@@ -440,12 +440,15 @@ class DatabaseStateMachine:
             )
         return self._database
 
+    def _make_connection(self) -> ApplyConnection:
+        return ApplyConnection(self.alias, gathers_changes=self.feed.bound > 0)
+
     def reopen(self) -> None:
         """After DatabaseReplaced: go on from what is there now, a new one if need be. Raises ApplyStopped."""
         delay = FIRST_RETRY
+        self._database = self._database or self._make_connection()
         while True:
-            if self._database is not None:
-                self._database.close()
+            self._database.close()
             try:
                 return self._start_over()
             except DjangoDatabaseError as error:

@@ -31,7 +31,7 @@ def wait_until(reached, timeout=40):
 
 @pytest.mark.processes
 def test_each_task_is_completed_once_though_workers_and_the_leader_are_killed(tmp_path):
-    options = {"nodes": 3, "tasks": 150, "workers": 3, "threads": 2, "kill_leader": 1.5, "kill_worker": 1.0}
+    options = {"nodes": 3, "tasks": 150, "workers": 3, "threads": 2, "kill_leader": 0.5, "kill_worker": 0.5}
     report = Queue().run(options | {"longest": 90.0, "mutation": None}, tmp_path, random.Random(5), print)
     assert report["problems"] == []
     assert (report["completions"], report["effects"]) == (150, 15)

@@ -10,8 +10,8 @@ from raftlog.testing.trials.exactly_once import ExactlyOnce, judge
 
 
 def options(**given):
-    small = {"nodes": 3, "proposals": 6, "transactions": 6, "clients": 1, "think": 0.05, "timeout": 240.0}
-    return small | {"kill_every": 4.0, "mutation": None} | given
+    small = {"nodes": 3, "proposals": 6, "transactions": 6, "clients": 1, "think": 0.5, "timeout": 240.0}
+    return small | {"kill_every": 1.0, "mutation": None} | given
 
 
 def run(tmp_path, **given):

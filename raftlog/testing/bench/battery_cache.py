@@ -29,7 +29,7 @@ def measure(cluster: ProcessCluster, seconds: float) -> list[Row]:
         ("incr()", "incr", "additions", 4),
     ):
         run = partial(_run, cluster, action, seconds, threads)
-        beside, theirs = redis_side.side("django-redis", partial(run, "redis"))
+        beside, theirs = redis_side.side("django-redis", partial(run, "redis"), "django_redis")
         ours = run("ours")
         rows.append((f"{name}, {threads} thread{'s' if threads > 1 else ''}", unit, ours, beside, theirs))
     return rows + _limits(cluster, seconds)

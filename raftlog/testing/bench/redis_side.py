@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +11,13 @@ URL = os.environ.get("RAFTLOG_BENCH_REDIS", "redis://127.0.0.1:6379/9")
 PREFIX = "raftlog-bench:"
 
 
-def problem() -> str:
-    """Why Redis cannot be measured; "" where it can."""
-    try:
-        import redis
-    except ImportError:
-        return "not measured: redis-py is not installed"
+def problem(needs: str = "redis") -> str:
+    """Why Redis cannot be measured, by the client library `needs`; "" where it can."""
+    for name in ("redis", needs):
+        if importlib.util.find_spec(name) is None:
+            return f"not measured: {name} is not installed"
+    import redis
+
     try:
         with redis.Redis.from_url(URL, socket_connect_timeout=1) as client:
             client.ping()
@@ -38,9 +40,9 @@ def clean_up() -> None:
             client.delete(key)
 
 
-def side(name: str, measure: Callable[[], float]) -> tuple[str, float | None]:
+def side(name: str, measure: Callable[[], float], needs: str = "redis") -> tuple[str, float | None]:
     """(theirs_name, theirs_per_second) of a Row: measured where Redis answers, then cleaned up."""
-    if why := problem():
+    if why := problem(needs):
         return f"{name} ({why})", None
     try:
         return name, measure()

@@ -12,6 +12,6 @@ class TortureConfig(AppConfig):
 
     def ready(self) -> None:
         if name := os.environ.get("RAFTLOG_TORTURE_MUTATION"):
-            from raftlog.testing.torture_site.mutations import MUTATIONS
+            from raftlog.testing.torture_site.mutations import MUTATIONS, OF_THE_FEED
 
-            MUTATIONS[name]()
+            (MUTATIONS | OF_THE_FEED)[name]()
