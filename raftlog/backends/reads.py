@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import math
 from collections.abc import Callable, Generator
 from typing import Any, Final, TypeVar
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.db import connections
 from django.db.utils import DatabaseError
 
@@ -158,7 +157,7 @@ class _Barrier:
 
     def __call__(self, function: Function) -> Function:
         """Decorate a function, or a coroutine function: the barrier is passed at each call."""
-        if inspect.iscoroutinefunction(function):
+        if iscoroutinefunction(function):  # asgiref's knows asynchronous class-based views too
 
             @functools.wraps(function)
             async def async_wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -295,7 +295,7 @@ def receive_append_entries(state: ServerState, message: AppendEntries, now: floa
     entries = _entries_after_compaction(state, message)
     prev_log_index = entries.first_index - 1
     if prev_log_index == message.prev_log_index and not state.log.matches(prev_log_index, message.prev_log_term):
-        _refuse(state, message)
+        _refuse(state, message, vote_hold=promised_hold(state))
         return
     _store(state, entries, message, now)
     # 5. "If leaderCommit > commitIndex, set commitIndex = min(leaderCommit, index of last new entry)"
@@ -373,12 +373,14 @@ def _store(state: ServerState, entries: EntryBatch, message: AppendEntries, now:
 def _acknowledge(state: ServerState, message: AppendEntries, match_index: int) -> None:
     """Now, as far as the disk has it; and once more when it has the rest."""
     stable_match = min(match_index, state.log.stable_index)
-    state.acks.append((stable_match, _response(state, message, success=True, match_index=stable_match)))
+    hold = promised_hold(state)
+    state.acks.append((stable_match, _response(state, message, success=True, match_index=stable_match, vote_hold=hold)))
     if match_index > stable_match:
-        state.acks.append((match_index, _response(state, message, success=True, match_index=match_index)))
+        response = _response(state, message, success=True, match_index=match_index, vote_hold=hold)
+        state.acks.append((match_index, response))
 
 
-def _refuse(state: ServerState, message: AppendEntries) -> None:
+def _refuse(state: ServerState, message: AppendEntries, *, vote_hold: float = 0.0) -> None:
     """With a hint where the logs disagree (§5.3, "the term of the conflicting entry and the first index it stores for
     that term"); with conflict_index = last_index + 1 where this log is too short."""
     log, prev_log_index = state.log, message.prev_log_index
@@ -394,6 +396,7 @@ def _refuse(state: ServerState, message: AppendEntries) -> None:
         match_index=prev_log_index,
         conflict_index=conflict_index,
         conflict_term=conflict_term,
+        vote_hold=vote_hold,
     )
     state.replies.append(response)
 
@@ -406,6 +409,7 @@ def _response(
     match_index: int,
     conflict_index: int = 0,
     conflict_term: int = 0,
+    vote_hold: float = 0.0,
 ) -> AppendEntriesResponse:
     return AppendEntriesResponse(
         term=state.current_term,
@@ -421,7 +425,7 @@ def _response(
         applied_index=state.last_applied,
         may_lead=may_lead(state),
         recovery_id=state.recovery_id,
-        vote_hold=promised_hold(state),
+        vote_hold=vote_hold,
     )
 
 

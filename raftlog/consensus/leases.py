@@ -29,7 +29,7 @@ CLOCK_DRIFT: Final = 0.1
 
 
 def promised_hold(state: ServerState) -> float:
-    """What an answer to the leader promises, in seconds from when its message arrived."""
+    """What an answer to the leader promises, in seconds from when its message arrived, of which hold_votes() knows."""
     return state.settings.election_timeout if state.settings.read_lease else 0.0
 
 

@@ -199,6 +199,8 @@ def _refusal_in_any_term(state: ServerState, message: RequestVote, now: float) -
     # Dissertation §4.2.3: "if a server receives a RequestVote request within the minimum election timeout of hearing
     # from a current leader, it does not update its term or grant its vote".
     if not message.leadership_transfer and hears_leader(state, now):
+        if not state.leader_id:
+            return f"may have promised its vote to the leader of term {state.current_term} until a moment from now"
         return f"hears the leader {state.leader_id} of term {state.current_term}"
     return ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raftlog.consensus.leases import hold_votes, holds_votes
 from raftlog.consensus.quorum import majority_value
-from raftlog.consensus.server_state import INFINITY, ServerState
+from raftlog.consensus.server_state import INFINITY, Leadership, ServerState
 from raftlog.consensus.state import Role
 
 
@@ -108,6 +108,15 @@ def begin_round(state: ServerState, now: float) -> None:
     leadership.round += 1
     leadership.round_began_at = now
     leadership.rounds[leadership.round] = now
+    # Where nobody answers and nobody need (a single voter, with learners that are down or without), nothing else does.
+    _forget_rounds_begun_before(leadership, now - 2 * state.settings.election_timeout)
+
+
+def _forget_rounds_begun_before(leadership: Leadership, at: float) -> None:
+    """An answer to a round that began so long ago is worth nothing."""
+    rounds = leadership.rounds
+    while (oldest := next(iter(rounds))) < leadership.round and rounds[oldest] < at:
+        del rounds[oldest]
 
 
 def count_acknowledged_round(state: ServerState, peer: str, round_: int) -> bool:

@@ -90,8 +90,8 @@ class ConsensusState(LogWriter):
         self.proposals = Proposals(
             raft, self._log_time, max_waiting_proposals, NO_LEADER_ELECTION_TIMEOUTS * election_timeout
         )
-        self.reads = Reads(raft)
         self.measures = Measures(raft)
+        self.reads = Reads(raft, self.measures.reads)
         # Where the state-machine thread stops for a moment.
         self.pins = Pins()
         self.turns = Turns(raft, self.proposals.turns)

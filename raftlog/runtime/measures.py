@@ -62,7 +62,9 @@ class Marks:
             self._taken = max(self._taken, last)
 
     def forget(self) -> None:
+        """What was marked may be removed from the log, and its indices given to other entries."""
         self._marks.clear()
+        self._taken = 0
 
     def __bool__(self) -> bool:
         return bool(self._marks)
@@ -83,6 +85,7 @@ class Measures:
         self.apply = Marks()
         # From a caller's proposal to its outcome, on the node that it was made on.
         self.total = Histogram()
+        # From a linearizable read to its confirmation, by this leader or another; filled by reads.Reads.
         self.reads = Histogram()
         self._last_index = raft.log.last_index
         self._commit_index = raft.commit_index

@@ -3,8 +3,11 @@
 import threading
 
 import pytest
+from asgiref.sync import iscoroutinefunction
 from django.db import connections, models, transaction
-from django.test import TestCase
+from django.http import HttpResponse
+from django.test import RequestFactory, TestCase
+from django.views import View
 
 import raftlog
 from raftlog.backends.log import InlineLog, use_log
@@ -104,6 +107,21 @@ def test_functions_and_coroutine_functions_are_decorated(node):
     assert (count(), count(), count.__doc__) == (0, 0, "Notes there are.")
     assert run_async(acount()) == 0
     assert node.reads == 3
+
+
+def test_an_asynchronous_view_made_of_a_class_is_decorated_as_what_it_is(node):
+    class Count(View):
+        async def get(self, request):
+            return HttpResponse(str(await Note.objects.acount()))
+
+    view = raftlog.linearizable(Count.as_view())
+
+    async def get():
+        return await view(RequestFactory().get("/"))
+
+    assert iscoroutinefunction(view)
+    assert run_async(get()).content == b"0"
+    assert node.reads == 1
 
 
 def test_async_code_enters_or_awaits_it(node):

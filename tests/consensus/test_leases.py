@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from raftlog.consensus.leases import CLOCK_DRIFT
+from raftlog.consensus.entries import EntryBatch
+from raftlog.consensus.leases import CLOCK_DRIFT, holds_votes
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, TimeoutNow
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
@@ -191,3 +192,16 @@ def test_merged_acknowledgements_keep_the_promise(three):
     assert answers
     assert {each.vote_hold for each in answers} == {TIMEOUT}
     assert RaftSettings().read_lease is False
+
+
+def test_what_was_meant_for_a_folder_that_is_gone_is_answered_without_a_promise(three):
+    """The leader may record this folder by the time that the answer comes."""
+    three.partition(["a"], ["b", "c"])
+    raft = three.rafts["b"]
+    raft.election_deadline = float("inf")
+    three.now += 2 * TIMEOUT
+    three.sent.clear()
+    three.deliver_anyway(AppendEntries(raft.current_term, "a", "b", 0, 0, EntryBatch(1, [], []), 0, 1, "an older one"))
+    (answer,) = [each for each in three.sent if isinstance(each, AppendEntriesResponse)]
+    assert not holds_votes(raft, three.now)
+    assert (answer.term, answer.incarnation, answer.vote_hold) == (raft.current_term, raft.incarnation, 0)

@@ -93,6 +93,20 @@ def test_when_next_deadline_comes_next_message_has_something(three):
     assert any(raft.role is Role.LEADER for raft in three.rafts.values())
 
 
+def test_rounds_that_nobody_answers_are_forgotten_in_time():
+    """A single voter reads by rounds of its own, and need not hear of its learners."""
+    cluster = Cluster("a", learners=["b"], formed=True)
+    cluster.run(1.0)
+    cluster.partition(["a"], ["b"])
+    leadership = cluster.rafts["a"].leadership
+    for request_id in range(500):
+        cluster.do("a", lambda raft, request_id=request_id: raft.request_read(request_id, cluster.now))
+        cluster.run(0.01)
+    assert len(cluster.reads["a"]) == 500
+    assert 0 < len(leadership.rounds) < 150
+    assert leadership.round in leadership.rounds
+
+
 @pytest.mark.parametrize(
     "arguments",
     [{"heartbeat_interval": 0.3}, {"heartbeat_interval": 0}, {"max_append_bytes": 0}, {"max_inflight_messages": 0}],

@@ -68,6 +68,16 @@ def test_marks_count_every_entry_of_a_batch_once():
     assert not marks
 
 
+def test_entries_whose_indices_were_others_before_are_counted_too():
+    marks = Marks()
+    marks.reached(10, 20, 1.0)
+    marks.passed(20, 1.5)
+    marks.forget()  # leadership was lost, and the log cut to 12
+    marks.reached(12, 16, 2.0)
+    marks.passed(16, 2.5)
+    assert marks.histogram.count == 10 + 4
+
+
 def test_quantiles_lie_within_the_bucket():
     histogram = Histogram()
     for _ in range(99):
