@@ -31,7 +31,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Model
 
 from raftlog.exceptions import ChangeFeedOff
-from raftlog.feed import Change, Progress, Reset, changes
+from raftlog.feed import Change, ChangeFeed, Progress, Reset, changes
 from raftlog.feed.reading import RETRY
 
 logger = logging.getLogger("raftlog.feed")
@@ -121,7 +121,8 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     async def connect(self) -> None:
         self._telling: asyncio.Task[None] | None = None
         user = self.scope.get("user")
-        if user is None or not user.is_authenticated:
+        self._is_signed_in = user is not None and user.is_authenticated
+        if not self._is_signed_in:
             await self.accept()  # so that the browser sees the code
             await self.close(ANONYMOUS, "sign in first")
             return
@@ -134,6 +135,8 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 await self._telling
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if not self._is_signed_in:
+            return  # it was sent before the browser heard that it is closed
         if self._telling is not None:
             await self.close(BAD_MESSAGE, "subscribed already; open another connection")
             return
@@ -155,15 +158,15 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
             await broadcast.join(queue)
             # What was before the queue; what is in both is told once.
             before = changes(since, tables=models, timeout=0)
-            missed = [value async for value in before]
-            index = since if before.index is None else before.index
-            # Where what follows begins: a browser that goes away before it has all of it comes back with this.
-            begins_after = index if since is None else since
-            await self._say({"type": "subscribed", "index": begins_after, "models": _labels(models)})
-            for one in missed:
-                await self._say(_message(one, models))
+            if since is not None:
+                await self._say_subscribed(since, models)
+            index = await self._catch_up(before, models)
+            if since is None:
+                await self._say_subscribed(index, models)
             while (value := await self._next(broadcast, queue)) is not None:
-                if index is not None and value.index <= index:
+                if isinstance(value, Reset) and value.index < index:
+                    index = value.index - 1  # the log has gone back: what follows is new
+                if value.index <= index:
                     continue
                 message = _message(value, models)
                 if isinstance(value, Reset) or message["rows"]:
@@ -176,10 +179,23 @@ class ChangesConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
         finally:
             broadcast.leave(queue)
 
+    async def _catch_up(self, before: ChangeFeed, models: Mapping[str, type[Model]]) -> int:
+        """Tell what there is, one after the other; returns the index reached. A database that is away is waited for."""
+        while True:
+            async for value in before:
+                await self._say(_message(value, models))
+            if not before.is_in_trouble and before.index is not None:
+                return before.index
+            await asyncio.sleep(RETRY)
+
     async def _next(self, broadcast: Broadcast, queue: asyncio.Queue[Value | None]) -> Value | None:
         if queue.empty() and not broadcast.has(queue):
             return None
         return await queue.get()
+
+    async def _say_subscribed(self, index: int, models: Mapping[str, type[Model]]) -> None:
+        """`index`: where what follows begins: a browser that goes away before it has all of it comes back with this."""
+        await self._say({"type": "subscribed", "index": index, "models": _labels(models)})
 
     async def _say(self, message: dict[str, Any]) -> None:
         await self.send(text_data=json.dumps(message, cls=_Encoder))

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
-from django.db import IntegrityError, connections, transaction
+from django.db import DatabaseError, IntegrityError, connections, transaction
 
 from raftlog.backends.exceptions import TransactionConflict, UniqueConflict
 from raftlog.backends.retry import retry_on_conflict
@@ -232,5 +232,5 @@ def _forget_expired(alias: str) -> None:
             rows = IdempotencyKey.objects.using(alias)
             ids = list(rows.filter(log_time__lte=upto).values_list("pk", flat=True)[: idempotency.FORGOTTEN_AT_ONCE])
             rows.filter(pk__in=ids).delete()
-    except (TransactionConflict, ProposalError) as error:
+    except (DatabaseError, ProposalError) as error:  # conflicts among them; what the caller has done stands
         logger.info("expired idempotency keys are left to a later transaction: %s", error)

@@ -129,6 +129,11 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
 
     # Reading
 
+    @property
+    def is_in_trouble(self) -> bool:
+        """Whether the feed could not be read when it was last tried: then there may be more than was handed out."""
+        return bool(self._trouble)
+
     def begin(self) -> None:
         """Without an index to begin after: begin here, if the database is there."""
         if self.index is None:

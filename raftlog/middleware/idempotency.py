@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,6 +69,10 @@ class Idempotency:
                 return problem(409, "A request with this idempotency key is being processed", "Try again.", retry=True)
             return self._answer(request, name, asked)
 
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        """A view raised (Http404, say): what it has written is rolled back, as under ATOMIC_REQUESTS."""
+        request.raftlog_view_has_raised = True  # type: ignore[attr-defined]
+
     def scope(self, request: HttpRequest) -> str:
         """Whose key it is, up to 200 characters: nobody gets what was answered to another one.
 
@@ -102,7 +107,8 @@ class Idempotency:
                 response = self.get_response(request)
                 # Of a transaction that is broken, Django rolls back whatever the view has made of it.
                 is_broken = connections[propose.limits().alias].needs_rollback
-                if is_broken or not is_final(response):
+                has_raised = getattr(request, "raftlog_view_has_raised", False)
+                if is_broken or has_raised or not is_final(response):
                     once.discard()
                 else:
                     once.result = self._recorded(response)
@@ -223,3 +229,5 @@ class _Running:
 
 
 _running: Final = _Running()
+# The threads of the parent, with their requests, do not exist in a child.
+os.register_at_fork(after_in_child=_running.__init__)  # type: ignore[misc]

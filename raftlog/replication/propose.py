@@ -276,7 +276,7 @@ class _Attempt:
     ) -> None:
         alias, default_timeout, max_bytes = limits()
         refuse_inside_transaction(alias, command.name)
-        self.body = command.encode(arguments, max_bytes, key or next_key())
+        self.body = command.encode(arguments, max_bytes, key or (next_key() if command.is_numbered else None))
         self._timeout = default_timeout if timeout is None else timeout
         if not 0 < self._timeout <= MAX_TIMEOUT:
             raise ValueError(f"timeout is {timeout!r}; it must be above 0 and at most {MAX_TIMEOUT} seconds")

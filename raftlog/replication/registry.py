@@ -30,6 +30,7 @@ class Command:
         version: int = 1,
         raises: Iterable[type[Exception]] = (),
         max_bytes: int | None = None,
+        is_numbered: bool = True,
     ) -> None:
         if not isinstance(version, int) or version < 1:
             raise TypeError(f"@command {function.__qualname__}: version is {version!r}; count from 1")
@@ -37,6 +38,8 @@ class Command:
         self.version = version
         # Largest body, encoded; None: RAFTLOG["MAX_COMMAND_BYTES"]
         self.max_bytes = max_bytes
+        # Whether it gets a key from a request's (keyed.numbered_keys).
+        self.is_numbered = is_numbered
         self.arguments = Arguments(function)
         self.raises = failures.declare(raises, f"@command {function.__module__}.{function.__qualname__}")
         self._name = name
@@ -163,7 +166,12 @@ def command(function: Function, /) -> Command: ...
 
 @overload
 def command(
-    *, name: str = ..., version: int = ..., raises: Iterable[type[Exception]] = ..., max_bytes: int | None = ...
+    *,
+    name: str = ...,
+    version: int = ...,
+    raises: Iterable[type[Exception]] = ...,
+    max_bytes: int | None = ...,
+    is_numbered: bool = ...,
 ) -> Callable[[Function], Command]: ...
 
 
@@ -175,6 +183,7 @@ def command(
     version: int = 1,
     raises: Iterable[type[Exception]] = (),
     max_bytes: int | None = None,
+    is_numbered: bool = True,
 ) -> Command | Callable[[Function], Command]:
     """Make a function a command, bare or as `@command(raises=[NotEnough])`.
 
@@ -184,10 +193,14 @@ def command(
         version: raise it when arguments or effect change, and keep the old version as long as it may be in a log.
         raises: exceptions that are an outcome of the command, raised at the caller as what they are.
         max_bytes: largest encoded arguments, in place of RAFTLOG["MAX_COMMAND_BYTES"].
+        is_numbered: False where its answer is true for a moment only, as a lock's: a request that is run again under
+            its idempotency key (raftlog.middleware.Idempotency) asks for it anew.
     """
 
     def declare(function: Function) -> Command:
-        made = Command(function, name=name, version=version, raises=raises, max_bytes=max_bytes)
+        made = Command(
+            function, name=name, version=version, raises=raises, max_bytes=max_bytes, is_numbered=is_numbered
+        )
         registry.add(made)
         return made
 

@@ -4,7 +4,7 @@ import contextvars
 
 import pytest
 from django.core.management import call_command
-from django.db import connections, transaction
+from django.db import OperationalError, connections, transaction
 
 import raftlog
 from raftlog.backends import idempotent as idempotent_module
@@ -109,6 +109,16 @@ def test_two_at_once_are_done_once_and_give_one_result(hosts):
         hosts.on(0)
     assert second.is_repeat
     assert second.result == ["made", "one"]
+    assert hosts.names() == ["one"]
+
+
+def test_what_is_done_is_done_though_expired_keys_cannot_be_removed(hosts, monkeypatch):
+    def locked(alias, log_time):
+        raise OperationalError("database is locked")
+
+    monkeypatch.setattr(idempotency, "FORGET_EVERY", 1)
+    monkeypatch.setattr(idempotency, "expired", locked)
+    assert add(hosts).result == ["made", "one"]
     assert hosts.names() == ["one"]
 
 

@@ -1,13 +1,15 @@
 """`raftlog.middleware.Idempotency`: a request with a key is done once, and a repeat gets what the first one got."""
 
 import json
+import os
 import threading
 
 import pytest
+from django.apps import apps
 from django.contrib.auth.models import User
 from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection, transaction
-from django.http import HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
+from django.http import Http404, HttpResponse, HttpResponseRedirect, JsonResponse, StreamingHttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
 
@@ -15,6 +17,7 @@ import raftlog
 from raftlog.backends import heat
 from raftlog.backends.exceptions import TransactionOutcomeUnknown
 from raftlog.backends.log import InlineLog, use_log
+from raftlog.contrib.locks.models import Holder
 from raftlog.exceptions import NoLeader
 from raftlog.middleware import Idempotency
 from raftlog.middleware import idempotency as module
@@ -84,7 +87,28 @@ def propose_two(request):
     return JsonResponse([first, left], safe=False)
 
 
+@transaction.non_atomic_requests
+def guarded(request):
+    """Under a lock and a rate limit."""
+    SEEN.append("run")
+    answer = raftlog.ratelimit("orders", "10/d")
+    with raftlog.lock("orders") as fence:
+        first = commands.add_item.propose(name="nail", stock=10)
+        if len(SEEN) == 1:
+            raise RuntimeError
+        left = commands.take.propose(name="nail", quantity=3)
+    assert answer.allowed
+    return JsonResponse([first, left, fence.token], safe=False)
+
+
+def missing(request):
+    add(request)
+    raise Http404
+
+
 urlpatterns = [
+    path("guarded/", guarded),
+    path("missing/", missing),
     path("create/", create),
     path("other/", create),
     path("upload/", upload),
@@ -364,3 +388,36 @@ def test_scope_may_be_ones_own():
     request = RequestFactory().post("/create/", headers={"Idempotency-Key": "k"})
     Own(lambda request: HttpResponse("a"))(request)
     assert IdempotencyKey.objects.get().scope == "all"
+
+
+def test_a_view_that_takes_a_lock_or_a_token_can_be_run_again():
+    """What they answer is true for a moment: it is asked for anew, and counts for no key."""
+    with connection.schema_editor() as editor:
+        for label in ("raftlog_locks", "raftlog_ratelimit"):
+            for model in apps.get_app_config(label).get_models():
+                editor.create_model(model)
+    with Inline("default"):
+        assert post("/guarded/?fail").status_code == 500
+        again = post("/guarded/?fail")
+        assert again.status_code == 200
+        added, left, token = again.json()
+        assert (left, token > added) == (7, True)
+        assert is_replayed(post("/guarded/?fail"))
+    assert Item.objects.get().stock == 7
+    assert Holder.objects.count() == 0
+
+
+def test_what_a_view_that_raises_has_written_is_rolled_back_whatever_its_answer():
+    assert post("/missing/").status_code == 404
+    assert not Item.objects.exists()
+    assert not is_replayed(post("/missing/"))
+
+
+def test_the_requests_of_a_parent_are_not_waited_for_in_a_child():
+    name = IdempotencyName("address 127.0.0.1", "k")
+    with module._running.alone(name, 0):
+        child = os.fork()
+        if not child:
+            with module._running.alone(name, 0) as is_alone:
+                os._exit(not is_alone)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -6,9 +6,11 @@ import json
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from channels.testing import WebsocketCommunicator
+from django.db import OperationalError
 
 from raftlog import channels
 from raftlog.channels import ChangesConsumer
+from raftlog.feed import Change, ChangedRow, Reset, reading
 from tests.feed.models import MODELS, Article, Page
 
 LABELS = {model._meta.label_lower: model for model in MODELS}
@@ -225,5 +227,63 @@ def test_without_a_feed_browsers_are_told_so(node, settings):
         browser = await connected()
         await browser.send_json_to({"subscribe": ["tests_feed.article"]})
         assert await code_of(browser) == channels.NO_FEED
+
+    async_to_sync(main)()
+
+
+def test_who_is_not_signed_in_subscribes_to_nothing(node):
+    """Not even where a project lets everybody that is."""
+    asked = []
+
+    class Open(ChangesConsumer):
+        def can_subscribe(self, scope, model):
+            asked.append(scope["user"])
+            return True
+
+    async def main():
+        browser = await connected(Anonymous(), Open)
+        await browser.send_json_to({"subscribe": ["tests_feed.article"]})
+        assert await code_of(browser) == channels.ANONYMOUS
+        assert await browser.receive_nothing(0.2)
+        await browser.disconnect()
+
+    async_to_sync(main)()
+    assert asked == []
+
+
+def test_a_browser_that_comes_back_while_the_database_is_away_misses_nothing(node, monkeypatch):
+    async def main():
+        quick, index = await subscribed()
+        article = await create(title="ale")
+        told = await quick.receive_json_from(5)
+        read = reading.read_feed
+        failures = iter([True])
+
+        def away(connection, after, limit):
+            if after == index and next(failures, False):
+                raise OperationalError("it is being replaced")
+            return read(connection, after, limit)
+
+        monkeypatch.setattr(reading, "read_feed", away)
+        again, _ = await subscribed(since=index)
+        assert await again.receive_json_from(5) == told
+        assert told["rows"][0]["pk"] == article.pk
+        await quick.disconnect()
+        await again.disconnect()
+
+    async_to_sync(main)()
+
+
+def test_a_log_that_goes_back_is_told_to_browsers(node):
+    """After `raft restore` or `raft recover` the indexes are lower than what a browser has seen."""
+
+    async def main():
+        browser, _ = await subscribed(since=1_000)
+        (queue,) = channels._broadcasts[asyncio.get_running_loop()]._queues
+        queue.put_nowait(Reset(500))
+        assert await browser.receive_json_from(5) == {"type": "reset", "index": 500}
+        queue.put_nowait(Change(501, (ChangedRow(Article._meta.db_table, "insert", (7,)),)))
+        assert (await browser.receive_json_from(5))["index"] == 501
+        await browser.disconnect()
 
     async_to_sync(main)()

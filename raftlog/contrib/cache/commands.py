@@ -23,7 +23,7 @@ OVERFLOW = "overflow"
 LARGEST = 2**63 - 1
 
 
-@command(name="raftlog_cache.write")
+@command(name="raftlog_cache.write", is_numbered=False)
 def write(ctx: Any, *, location: str, changes: list, max_entries: int, cull_frequency: int) -> list:
     """Apply `changes` in order; returns for each what it found.
 

@@ -29,7 +29,7 @@ def tick(ctx: Any) -> int:
     return clock.elapsed
 
 
-@command(name="raftlog_locks.acquire")
+@command(name="raftlog_locks.acquire", is_numbered=False)
 def acquire(
     ctx: Any,
     *,
@@ -69,7 +69,7 @@ def acquire(
     return {"token": 0, "elapsed": now, "ahead": ahead}
 
 
-@command(name="raftlog_locks.renew")
+@command(name="raftlog_locks.renew", is_numbered=False)
 def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
     """Hold on for a ttl (microseconds) from now: {owner: ttl}. Returns those owners that still hold."""
     now = tick(ctx)
@@ -80,20 +80,20 @@ def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
     ]
 
 
-@command(name="raftlog_locks.release")
+@command(name="raftlog_locks.release", is_numbered=False)
 def release(ctx: Any, *, owners: list[str]) -> int:
     """Neither hold nor wait any more. Returns how many did."""
     return sum(model.objects.filter(owner__in=owners).delete()[0] for model in (Holder, Waiter))
 
 
-@command(name="raftlog_locks.force_release")
+@command(name="raftlog_locks.force_release", is_numbered=False)
 def force_release(ctx: Any, *, name: str, token: int = 0) -> int:
     """Take a lock away from all its holders, or from the one with this token. Returns how many held it."""
     held = Holder.objects.filter(name=name)
     return (held.filter(token=token) if token else held).delete()[0]
 
 
-@command(name="raftlog_locks.complete", raises=[LockLost])
+@command(name="raftlog_locks.complete", raises=[LockLost], is_numbered=False)
 def complete(ctx: Any, *, name: str, owner: str, key: str) -> None:
     """Note that the step `key` is done, by the holder of the lock. Raises LockLost where it is not held any more."""
     tick(ctx)

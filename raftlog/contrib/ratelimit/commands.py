@@ -17,7 +17,7 @@ PRUNE_ONE_IN: Final = 64  # entries that take tokens
 PRUNED: Final = 1_000  # rows at once, about
 
 
-@command(name="raftlog_ratelimit.take")
+@command(name="raftlog_ratelimit.take", is_numbered=False)
 def take(ctx: Any, *, name: str, tokens: int, at_least: int, burst: int, interval: int) -> dict[str, int]:
     """Take `tokens`, or as many as there are, if those are `at_least` so many; else none.
 
@@ -42,7 +42,7 @@ def take(ctx: Any, *, name: str, tokens: int, at_least: int, burst: int, interva
     return {"taken": taken, "left": left - taken, "wait": 0}
 
 
-@command(name="raftlog_ratelimit.forget")
+@command(name="raftlog_ratelimit.forget", is_numbered=False)
 def forget(ctx: Any, *, name: str) -> bool:
     """The bucket is full again. Returns whether it was not."""
     return Bucket.objects.using(router.db_for_write(Bucket)).filter(pk=name).delete()[0] > 0
