@@ -22,7 +22,8 @@ from raftlog.observing.metrics import CONTENT_TYPE
 
 TIMEOUT: Final = 1.0  # seconds for the node's answer
 MAX_BACKLOG: Final = 1_000  # entries that a ready node may lack
-LOOPBACK: Final = ("127.0.0.1", "::1", "")  # "": a Unix socket
+LOOPBACK: Final = ("127.0.0.1", "::1")  # not "", a Unix socket: that is a proxy, which speaks for anybody
+FORWARDED: Final = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP")
 
 
 @never_cache
@@ -75,7 +76,7 @@ def _may_see_metrics(request: HttpRequest, settings: Settings) -> bool:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if hmac.compare_digest(given.encode(), settings.metrics_token.encode()):
             return True
-    elif request.META.get("REMOTE_ADDR", "") in LOOPBACK and "X-Forwarded-For" not in request.headers:
+    elif request.META.get("REMOTE_ADDR") in LOOPBACK and not any(name in request.headers for name in FORWARDED):
         return True
     user = getattr(request, "user", None)
     return user is not None and user.is_active and user.is_staff and user.has_perm("raftlog.view_cluster")

@@ -53,7 +53,7 @@ class Comparison:
                 digest.begin()
                 digest.follow(self._note, TIMEOUT)
                 self.found = digest_report.report(digest)
-        except (RaftlogError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is: the page shows it)
             self.error = f"{type(error).__name__}: {error}"
 
     def _note(self, members: list[MemberDigest]) -> None:
@@ -71,7 +71,8 @@ def view(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
         return HttpResponseRedirect(request.path)
     context |= {"may_run": may(request, "run_digest"), "hashes": hashes(), "comparison": _comparison}
     if (found := _comparison.found) is not None:
-        lines = [line for each in found["differences"] for line in difference_lines(each, found["reference"])]
+        differences = found["differences"] if context["may_run"] else []  # they show rows
+        lines = [line for each in differences for line in difference_lines(each, found["reference"])]
         context |= {"found": found, "sentence": sentence(found), "lines": lines}
     response = render(request, "consistency", context)
     if _comparison.is_running:

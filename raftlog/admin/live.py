@@ -7,16 +7,19 @@ script in the page puts it in its place. Where the layer or the node is silent t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
-from channels.auth import AuthMiddlewareStack
+from channels.auth import AuthMiddlewareStack, get_user
 from channels.consumer import AsyncConsumer
 from channels.db import database_sync_to_async
 from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings as django_settings
 from django.template.loader import render_to_string
 
 from raftlog.admin import cluster, elections, members
@@ -30,6 +33,7 @@ logger = logging.getLogger("raftlog.live")
 SILENCE: Final = 3.0  # seconds without a word from the node, after which live updates are said to be off
 WATCH_INTERVAL: Final = 4.0  # seconds between two words to the node that somebody watches
 RETRY: Final = 1.0  # seconds until a channel layer that failed is tried again
+CHECK_INTERVAL: Final = 4.0  # seconds between two looks whether the page's user may still see it
 REFUSED: Final = 4403
 
 # Page -> what its fragment is made of, from the report.
@@ -47,8 +51,8 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]
         self._send = send
         await receive()  # websocket.connect
         user = scope["user"]
-        rights = await database_sync_to_async(rights_of)(user)
-        if "view_cluster" not in rights:
+        self._rights = await database_sync_to_async(rights_of)(user)
+        if "view_cluster" not in self._rights:
             await send({"type": "websocket.close", "code": REFUSED})
             return
         await send({"type": "websocket.accept"})
@@ -56,15 +60,22 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]
         if page is None:
             await send({"type": "websocket.close", "code": REFUSED})
             return
-        following = asyncio.ensure_future(self._follow(page, rights))
-        watching = asyncio.ensure_future(self._watch())
+        ends = [asyncio.ensure_future(until_gone(receive)), asyncio.ensure_future(self._until_refused(scope))]
+        tasks = [*ends, asyncio.ensure_future(self._follow(page)), asyncio.ensure_future(self._watch())]
         try:
-            while (await receive())["type"] != "websocket.disconnect":
-                pass
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not ends[0].done():
+                await send({"type": "websocket.close", "code": REFUSED})
         finally:
-            following.cancel()
-            watching.cancel()
-            await asyncio.gather(following, watching, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_refused(self, scope: dict[str, Any]) -> None:
+        """Until the user has logged out or may not see the cluster any more; or raises what hinders to know it."""
+        while "view_cluster" in self._rights:
+            await asyncio.sleep(CHECK_INTERVAL)
+            self._rights = await rights_now(scope)
 
     async def _watch(self) -> None:
         """Tell the node that somebody watches, and the page what was before."""
@@ -79,27 +90,35 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]
                 await self._say(off=f"This host's node does not answer: {error}")
             await asyncio.sleep(WATCH_INTERVAL)
 
-    async def _follow(self, page: str, rights: set[str]) -> None:
+    async def _follow(self, page: str) -> None:
         settings = load_settings()
         while True:
             try:
                 channels = layer()
                 channel = await channels.new_channel()
-                await channels.group_add(group(settings.cluster, settings.node_id), channel)
-                while True:
-                    try:
-                        message = await asyncio.wait_for(channels.receive(channel), SILENCE)
-                    except TimeoutError:
-                        await self._say(off="Nothing is heard from the node over the channel layer.")
-                        continue
-                    html = await sync_to_async(fragment, thread_sensitive=False)(page, message["report"], rights)
-                    await self._say(html=html, sample=message["sample"])
+                followed = group(settings.cluster, settings.node_id)
+                await channels.group_add(followed, channel)
+                try:
+                    await self._pass_on(channels, channel, page)
+                finally:
+                    with contextlib.suppress(Exception):  # else the layer would fill a channel that nobody reads
+                        await channels.group_discard(followed, channel)
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001  (of whichever layer the project uses)
                 logger.info("live updates are off: %s: %s", type(error).__name__, error)
                 await self._say(off=f"The channel layer does not answer ({type(error).__name__}).")
                 await asyncio.sleep(RETRY)
+
+    async def _pass_on(self, channels: Any, channel: str, page: str) -> None:
+        while True:
+            try:
+                message = await asyncio.wait_for(channels.receive(channel), SILENCE)
+            except TimeoutError:
+                await self._say(off="Nothing is heard from the node over the channel layer.")
+                continue
+            html = await sync_to_async(fragment, thread_sensitive=False)(page, message["report"], self._rights)
+            await self._say(html=html, sample=message["sample"])
 
     async def _say(self, **what: Any) -> None:
         await self._send({"type": "websocket.send", "text": json.dumps(what)})
@@ -112,6 +131,19 @@ def rights_of(user: Any) -> set[str]:
     return {
         name for name in ("view_cluster", "change_members", "transfer_leadership") if user.has_perm(f"raftlog.{name}")
     }
+
+
+async def rights_now(scope: dict[str, Any]) -> set[str]:
+    """As rights_of(), by what the database says now of the session that the page was opened with."""
+    store = import_module(django_settings.SESSION_ENGINE).SessionStore
+    user = await get_user({"session": store(scope["session"].session_key)})
+    rights: set[str] = await database_sync_to_async(rights_of)(user)
+    return rights
+
+
+async def until_gone(receive: Any) -> None:
+    while (await receive())["type"] != "websocket.disconnect":
+        pass
 
 
 def page_of(message: dict[str, Any]) -> str | None:

@@ -11,7 +11,6 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.core.management.base import CommandError
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
-from django.urls import reverse
 
 from raftlog import conf
 from raftlog.admin.cluster import colours
@@ -150,7 +149,7 @@ def act(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
             page = context | fragment_context() | rights(request) | {"form": form}
             return render(request, "members", page, status=400)
         data = form.cleaned_data
-    here = reverse("admin:raftlog_cluster_members")
+    here = request.path  # of whichever AdminSite
     if action == "replace" and not data["address"]:
         return render(request, "replace", context | {"node_id": data["node_id"], "live_path": ""})
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 
 import pytest
 from django.core.cache import caches
@@ -482,3 +483,17 @@ def test_batches_answer_and_leave_what_single_changes_in_a_dictionary_would(stoc
         }
         assert rows == model.rows
         assert Size.objects.get().entries == len(rows)
+
+
+def test_fire_and_forget_outlives_a_thread_that_could_not_begin(hasty, monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            hasty.set("a", 1)
+    assert writer.flush("here", 10)
+    hasty.set("a", 2)
+    assert writer.flush("here", 10)
+    assert Entry.objects.get().number == 2

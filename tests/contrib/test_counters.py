@@ -258,3 +258,17 @@ def test_a_process_that_ends_leaves_nothing_behind(tmp_path):
     read = "import django; django.setup(); from raftlog.contrib import counters; print(counters.value('views'))"
     done = subprocess.run([*run, read], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "7", done.stderr
+
+
+def test_a_thread_that_cannot_begin_leaves_nothing_that_waits_for_it(counting, monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            counters.add("views")
+    assert counters.flush(10)
+    counters.add("views", 2)
+    assert counters.flush(10)
+    assert counters.value("views") == 2

@@ -375,3 +375,32 @@ def test_the_admin_checks_types_and_keeps_who_it_was(database):
     page.delete_queryset(Request, Flag.objects.all())
     assert flags.get("page_size") == 20
     assert [each.by for each in flags.history()] == ["ada", "ada"]
+
+
+def test_the_thread_goes_on_after_whatever_error(process, monkeypatch, caplog):
+    assert flags.get("page_size") == 20
+    broken = threading.Event()
+
+    def no_json():
+        broken.set()
+        raise ValueError("no JSON")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "_read_rows", no_json)
+        assert broken.wait(10)
+        eventually(lambda: caplog.records)
+    set_elsewhere("page_size", 70)
+    eventually(lambda: flags.get("page_size") == 70)
+    assert [record.levelname for record in caplog.records if record.name == "raftlog.flags"] == ["ERROR"]
+
+
+def test_a_thread_that_cannot_begin_is_tried_again(process, monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            flags.get("page_size")
+    set_elsewhere("page_size", 70)
+    assert flags.get("page_size") == 70

@@ -42,11 +42,12 @@ class Writer:
         """Blocks only where very much waits. `propose` is called in the thread, also for what others put there."""
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting.get(location, ())) < MAX_WAITING)
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="raftlog-cache")
+                thread.start()  # first of all: where it raises RuntimeError, nothing may wait that nobody would write
+                self._thread = thread
             self._waiting.setdefault(location, {}).update({change[1]: change for change in changes})
             self._propose[location] = propose
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="raftlog-cache")
-                self._thread.start()
 
     def newest(self, location: str, keys: list[str]) -> list[Change]:
         """What waits for these keys. Ask before the database is read: what is not here any more is there."""

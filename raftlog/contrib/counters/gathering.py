@@ -52,12 +52,11 @@ class Gatherer:
                 return
             if self._thread is None:
                 self._interval = interval()
+                thread = threading.Thread(target=self._run, name="raftlog-counters")
+                thread.start()  # first of all: where it raises RuntimeError, nothing may wait that nobody would propose
+                self._thread = thread
             self._waiting[name] = min(max(self._waiting.get(name, 0) + n, -LARGEST), LARGEST)
             self._added += 1
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="raftlog-counters")
-                thread.start()  # raises RuntimeError where the interpreter is too far in its end
-                self._thread = thread
 
     def flush(self, timeout: float | None) -> bool:
         with self._changed:

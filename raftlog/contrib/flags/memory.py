@@ -174,14 +174,20 @@ def _first_read(name: str) -> Setting:
 def _start() -> None:
     with _watch.guard:
         if _watch.thread is None:
-            _watch.thread = threading.Thread(target=_look_again_and_again, name="raftlog-flags", daemon=True)
-            _watch.thread.start()
+            thread = threading.Thread(target=_look_again_and_again, name="raftlog-flags", daemon=True)
+            thread.start()  # it raises RuntimeError where there can be no more; then the next read tries again
+            _watch.thread = thread
 
 
 def _look_again_and_again() -> None:
     watch = _watch
     while watch is _watch:  # another one begins in tests only
-        look()
+        try:
+            look()
+        except Exception:  # the thread goes on: without it, flags would never change again
+            if not watch.problem:
+                logger.exception("flags cannot be read; what was known stands, at first the defaults")
+            watch.problem = "see the log"
         watch.loaded.set()
         watch.pause.wait(INTERVAL)
     connections.close_all()
