@@ -103,7 +103,8 @@ class ReadRounds:
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
 
-        self.ask(timeout, done)
+        # Elsewhere: to ask may mean to connect, which takes seconds where the node stands still.
+        loop.run_in_executor(None, self.ask, timeout, done)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(woken.wait(), timeout)
         return _result(answers, timeout)

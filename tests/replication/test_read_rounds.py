@@ -92,17 +92,42 @@ def test_an_unavailable_node_is_raised_by_the_one_who_asked(node):
             rounds.wait(5)
 
 
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+def test_an_event_loop_goes_on_while_the_way_to_the_node_is_being_made():
+    connected = threading.Event()
+
+    class Stopped:
+        def read(self, timeout, done):
+            connected.wait(10)
+            raise NodeUnavailable("no answer within the time")
+
+    async def read():
+        with pytest.raises(ReadNotConfirmed, match=r"within 0\.01 s"):
+            await ReadRounds(Stopped()).wait_async(0.01)
+        assert not connected.is_set()
+        connected.set()
+
+    asyncio.run(read())
+
+
 def test_async_callers_wait_without_blocking(node):
     rounds = ReadRounds(node)
 
     async def read_twice():
-        both = asyncio.gather(rounds.wait_async(5), rounds.wait_async(5))
-        await asyncio.sleep(0)
+        first = asyncio.create_task(rounds.wait_async(5))
+        await until(lambda: node.asked)
+        second = asyncio.create_task(rounds.wait_async(5))
+        await until(lambda: rounds._waiting)
         node.answer(1)
         node.answer(2)
         with pytest.raises(ReadNotConfirmed):
             await rounds.wait_async(0.01)
-        return await both
+        return await first, await second
 
     assert [confirmed.up_to for confirmed in asyncio.run(read_twice())] == [1, 2]
 
