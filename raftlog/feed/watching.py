@@ -77,6 +77,8 @@ class AppliedWatch:
         """Have `wake` called; False: it is reached already."""
         with self._changed:
             if self._index > after:
+                # Whoever asks has just read the database. What was heard may be of a log that is there no more.
+                self._index = after
                 return False
             self._waiting.add(wake)
             self._changed.notify_all()

@@ -198,3 +198,11 @@ def test_while_a_node_answers_nobody_looks_at_the_database(monkeypatch):
     waiters.applied(4)
     assert result() is None
     assert looks == []
+
+
+def test_readers_do_not_poll_where_a_new_log_is_behind_what_was_heard_of_the_old_one(node, monkeypatch):
+    read, times = reading.read_feed, []
+    monkeypatch.setattr(reading, "read_feed", lambda *arguments: times.append(1) or read(*arguments))
+    monkeypatch.setattr(watching.watch, "_index", 1_000_000)
+    assert list(raftlog.changes(timeout=0.5)) == []
+    assert len(times) < 10
