@@ -8,7 +8,7 @@ import pytest
 from django.core.cache import caches
 from django.core.cache.backends.base import InvalidCacheKey
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -483,6 +483,19 @@ def test_batches_answer_and_leave_what_single_changes_in_a_dictionary_would(stoc
         }
         assert rows == model.rows
         assert Size.objects.get().entries == len(rows)
+
+
+def test_before_migrate_nothing_is_proposed_that_no_node_could_apply(cache):
+    with connection.schema_editor() as editor:
+        editor.delete_model(Entry)
+    before = len(commands(cache.node))
+    with override_settings(CACHES={"default": {**BACKEND, "LOCATION": "other"}}):
+        with pytest.raises(DatabaseError, match="raftlog_cache_entry"):
+            caches["default"].set("a", 1)
+        assert len(commands(cache.node)) == before
+        make_tables(Entry)
+        caches["default"].set("a", 1)
+        assert caches["default"].get("a") == 1
 
 
 def test_fire_and_forget_outlives_a_thread_that_could_not_begin(hasty, monkeypatch):

@@ -8,7 +8,7 @@ import textwrap
 import threading
 
 import pytest
-from django.db import transaction
+from django.db import DatabaseError, connections, transaction
 from django.test import override_settings
 
 from raftlog.consensus.entries import COMMAND
@@ -258,6 +258,22 @@ def test_a_process_that_ends_leaves_nothing_behind(tmp_path):
     read = "import django; django.setup(); from raftlog.contrib import counters; print(counters.value('views'))"
     done = subprocess.run([*run, read], env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.strip() == "7", done.stderr
+
+
+def test_before_migrate_nothing_is_proposed_that_no_node_could_apply(counting, caplog):
+    with connections["default"].schema_editor() as editor:
+        editor.delete_model(Counter)
+    gathering.gatherer._has_table = False
+    before = len(commands(counting))
+    counters.add("views")
+    assert counters.flush(10)
+    with pytest.raises(DatabaseError, match="raftlog_counters_counter"):
+        counters.add("views", exact=True)
+    with pytest.raises(DatabaseError, match="raftlog_counters_counter"):
+        counters.reset("views")
+    assert len(commands(counting)) == before
+    assert "not counted: {'views': 1}" in caplog.text
+    make_tables(Counter)
 
 
 def test_a_thread_that_cannot_begin_leaves_nothing_that_waits_for_it(counting, monkeypatch):

@@ -44,6 +44,7 @@ class RaftlogCache(BaseCache):
                 f"CACHES: LOCATION is {location!r}; it must have at most {LOCATION_LENGTH} characters, no ':'"
             )
         self._serializer = _serializer(params.get("OPTIONS", {}).get("SERIALIZER"))
+        self._has_table = False  # as far as is known
         self._is_waited_for = not params.get("OPTIONS", {}).get("FIRE_AND_FORGET", False)
 
     # Reading
@@ -206,12 +207,23 @@ class RaftlogCache(BaseCache):
         return self._propose_now(changes)
 
     def _propose_now(self, changes: list[Change]) -> Any:
+        self._refuse_without_table()
         return write.propose(
             location=self.location,
             changes=changes,
             max_entries=self._max_entries,
             cull_frequency=self._cull_frequency,
         )
+
+    def _refuse_without_table(self) -> None:
+        """Raises DatabaseError before `migrate`: no node could apply the entry, nor that migration, which is after it.
+
+        Where this host has the table, the entry that made it is before what is proposed now.
+        """
+        using = router.db_for_write(Entry)
+        if not self._has_table and not connections[using].in_atomic_block:
+            Entry.objects.using(using).exists()
+            self._has_table = True
 
     # Keys, values, times
 

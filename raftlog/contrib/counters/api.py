@@ -8,7 +8,7 @@ from typing import Any, Final
 from django.db import router, transaction
 
 from raftlog import InsideTransaction, InvalidArguments, is_applying
-from raftlog.contrib.counters.commands import LARGEST, add_in_command, remove
+from raftlog.contrib.counters.commands import LARGEST, add_in_command, refuse_without_table, remove
 from raftlog.contrib.counters.gathering import gatherer, interval
 from raftlog.contrib.counters.models import Counter
 
@@ -41,6 +41,7 @@ def add(name: str, n: int = 1, *, exact: bool = False) -> int | None:
             f"use counters.add_in_command(ctx, changes={{{name!r}: {n}}})"
         )
     if exact:
+        _refuse_without_table()
         return int(add_in_command.propose(changes={name: n})[name])
     connection = transaction.get_connection(router.db_for_write(Counter))
     count = partial(gatherer.add if interval() else _add_now, name, n)
@@ -51,6 +52,12 @@ def add(name: str, n: int = 1, *, exact: bool = False) -> int | None:
     else:
         count()
     return None
+
+
+def _refuse_without_table() -> None:
+    """In a transaction there is nothing to ask: the proposal is refused."""
+    if not transaction.get_connection(router.db_for_write(Counter)).in_atomic_block:
+        refuse_without_table()
 
 
 def _add_now(name: str, n: int) -> None:
@@ -87,6 +94,7 @@ def reset(name: str) -> int:
     """
     _check(name)
     flush()
+    _refuse_without_table()
     return int(remove.propose(name=name))
 
 

@@ -34,6 +34,14 @@ def add_in_command(ctx: Any, *, changes: dict[str, int]) -> dict[str, int]:
     return after
 
 
+def refuse_without_table() -> None:
+    """Raises DatabaseError before `migrate`: no node could apply the entry, nor that migration, which is after it.
+
+    Where this host has the table, the entry that made it is before what is proposed now.
+    """
+    Counter.objects.using(router.db_for_write(Counter)).exists()
+
+
 @command(name="raftlog_counters.remove")
 def remove(ctx: Any, *, name: str) -> int:
     """Take a counter away; returns what it was."""

@@ -16,7 +16,7 @@ from django.conf import settings
 from django.db import connections
 
 from raftlog import NotProposed, OutcomeUnknown, SessionExpired
-from raftlog.contrib.counters.commands import LARGEST, add_in_command
+from raftlog.contrib.counters.commands import LARGEST, add_in_command, refuse_without_table
 
 logger = logging.getLogger("raftlog.counters")
 
@@ -41,6 +41,7 @@ class Gatherer:
         self._added = 0  # calls of add()
         self._settled = 0  # those of them whose batch is in the log, or lost
         self._hurry = False
+        self._has_table = False  # as far as is known; the thread's
         self._interval = INTERVAL
         self._taken = 0  # value of _added when the batch under way was taken
 
@@ -102,6 +103,9 @@ class Gatherer:
         while True:
             is_last = not _main_lives()
             try:
+                if not self._has_table:
+                    refuse_without_table()
+                    self._has_table = True
                 add_in_command.with_options(proposal_id=proposal_id).propose(changes=changes)
                 return
             except OutcomeUnknown as error:
