@@ -14,7 +14,13 @@ from raftlog.consensus.messages import RequestVote, RequestVoteResponse
 from raftlog.consensus.quorum import VoteResult, unanimous_result, vote_result
 from raftlog.consensus.server_state import INFINITY, Candidacy, ServerState
 from raftlog.consensus.state import Role
-from raftlog.consensus.timing import hears_leader, may_campaign, reset_election_deadline, retry_election_soon
+from raftlog.consensus.timing import (
+    hears_leader,
+    may_campaign,
+    reset_election_deadline,
+    retry_election_soon,
+    steps_back,
+)
 
 # The candidate
 
@@ -25,7 +31,9 @@ def start_pre_vote(state: ServerState, now: float, reason: str) -> None:
         reset_election_deadline(state, now)
         return
     if holds_votes(state, now):
-        state.election_deadline = state.votes_held_until + state.settings.suspicion_jitter * state.rng.random()
+        # As timing.suspect_leader() does, from where the promise ends.
+        jitter = state.settings.suspicion_jitter * (state.rng.random() + steps_back(state))
+        state.election_deadline = state.votes_held_until + jitter
         return
     roles.become_pre_candidate(state, now, reason)
     _candidacy(state).votes[state.node_id] = True

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.leases import CLOCK_DRIFT, holds_votes
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, TimeoutNow
 from raftlog.consensus.settings import RaftSettings
 from raftlog.consensus.state import Role
-from tests.consensus.cluster import SETTINGS, Cluster
+from tests.consensus.cluster import SETTINGS, Cluster, members
 
 LEASES = replace(SETTINGS, read_lease=True)
 TIMEOUT = LEASES.election_timeout
@@ -205,3 +206,25 @@ def test_what_was_meant_for_a_folder_that_is_gone_is_answered_without_a_promise(
     (answer,) = [each for each in three.sent if isinstance(each, AppendEntriesResponse)]
     assert not holds_votes(raft, three.now)
     assert (answer.term, answer.incarnation, answer.vote_hold) == (raft.current_term, raft.incarnation, 0)
+
+
+def test_when_promises_end_the_voter_of_higher_priority_goes_first():
+    winners = []
+    for seed in range(10):
+        cluster = Cluster("a", "b", "c", settings=LEASES, seed=seed)
+        made = members("a", "b", "c", incarnations=True)
+        servers = {
+            name: Server(server.address, server.incarnation, 0 if name == "c" else 10)
+            for name, server in made.servers.items()
+        }
+        cluster.form(Configuration(made.cluster_id, servers, made.voters, (), ()))
+        for node_id in "abc":
+            cluster.restart(node_id)
+        cluster.now += TIMEOUT
+        cluster.elect("a")
+        cluster.run(0.2)
+        cluster.partition(["a"], ["b", "c"])
+        lose_connections_to_a(cluster)
+        cluster.run(2 * TIMEOUT)
+        winners.append(cluster.leader.node_id)
+    assert winners.count("b") >= 8
