@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "command": "raftlog.replication.registry",
+    **dict.fromkeys(("command", "find_command"), "raftlog.replication.registry"),
     "aoutcome": "raftlog.backends.outcome",
     "idempotent": "raftlog.backends.idempotent",
     "node_service": "raftlog.node_services",

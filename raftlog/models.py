@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from django.db import models
 
-from raftlog.replication.tables import AppliedIndex, ClientSession, IdempotencyKey, SessionResult
+from raftlog.replication.tables import AppliedIndex, ClientSession, IdempotencyKey, SessionResult, require_table
 
-__all__ = ["AppliedIndex", "ClientSession", "Cluster", "IdempotencyKey", "ReplicatedModel", "SessionResult"]
+__all__ = [
+    "AppliedIndex",
+    "ClientSession",
+    "Cluster",
+    "IdempotencyKey",
+    "ReplicatedModel",
+    "SessionResult",
+    "require_table",
+]
 
 
 class ReplicatedModel(models.Model):

@@ -87,6 +87,7 @@ class NodeServices:
                     return
                 except Exception:
                     logger.exception("the service %s failed, and is started again in %g s", name, RESTART_PAUSE)
+                    connections.close_all()  # one of them may be what failed
                     self.context.stopping.wait(RESTART_PAUSE)
         finally:
             connections.close_all()

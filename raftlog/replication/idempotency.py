@@ -17,11 +17,11 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
-from django.db import connections
 
 from raftlog.exceptions import IdempotencyKeyReused
+from raftlog.replication import tables
 from raftlog.replication.codec import Keyed
-from raftlog.replication.tables import IdempotencyKey, has_table
+from raftlog.replication.tables import IdempotencyKey
 
 KEY_TTL: Final = 24 * 3600 * 1_000_000  # microseconds of log time after which a key may be used anew
 MAX_KEYS: Final = 100_000  # one more, and the oldest are forgotten
@@ -73,13 +73,8 @@ def record(alias: str, keyed: Keyed, before: Recorded | None, *, index: int, log
 
 
 def require_table(alias: str) -> None:
-    """Raises a verdict against a command where there is no table, on every node alike, as the schema is replicated.
-
-    With an ENGINE of Django's own each host has its own schema: there apply waits until it is made.
-    """
-    connection = connections[alias]
-    if hasattr(connection, "apply_port") and not has_table(connection, IdempotencyKey._meta.db_table):
-        raise LookupError("there is no table for idempotency keys in the replicated database: run `manage.py migrate`")
+    """Raises a verdict against a command where there is none: tables.require_table()."""
+    tables.require_table(IdempotencyKey, "idempotency keys", alias)
 
 
 # Expiry

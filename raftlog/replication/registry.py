@@ -160,6 +160,11 @@ class Registry:
 registry = Registry()
 
 
+def find_command(name: str, version: int = 1) -> Command | None:
+    """The command of this name and version in this process's code; None: it has none. Thread-safe."""
+    return registry.get(name, version)
+
+
 @overload
 def command(function: Function, /) -> Command: ...
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from django.db import connections, models, transaction
+from django.db import connections, models, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog.exceptions import ApplyStopped
@@ -207,6 +207,17 @@ def has_table(connection: BaseDatabaseWrapper, name: str) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(_HAS_TABLE[connection.vendor], [name])
         return bool(cursor.fetchone()[0])
+
+
+def require_table(model: type[models.Model], what: str, alias: str = "") -> None:
+    """Raises a verdict against a command where there is no table, on every node alike, as the schema is replicated.
+
+    Else apply would wait for it on every node, and so for ever: it can only come through the log. With an ENGINE of
+    Django's own each host has its own schema: there apply waits until it is made.
+    """
+    connection = connections[alias or router.db_for_write(model)]
+    if hasattr(connection, "apply_port") and not has_table(connection, model._meta.db_table):
+        raise LookupError(f"there is no table for {what} in the replicated database: run `manage.py migrate`")
 
 
 def read_applied(connection: BaseDatabaseWrapper) -> Applied:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 
 import pytest
@@ -14,6 +15,8 @@ from raftlog.contrib.locks import api, attempt, keeper, tables
 from raftlog.contrib.locks.fence import Fence
 from raftlog.contrib.locks.models import Holder, NewestToken, Waiter
 from raftlog.exceptions import InsideTransaction, NodeDiverged, NodeUnavailable
+from raftlog.models import IdempotencyKey
+from raftlog.replication.keyed import next_key, numbered_keys
 from raftlog.runtime import clock
 from tests.contrib.locks import wait_until
 
@@ -188,6 +191,28 @@ def test_an_answer_that_is_lost_is_asked_for_again_and_gives_the_same_token(lock
         assert Holder.objects.get().token == fence.token
 
 
+def test_an_answer_that_took_long_leaves_time_to_renew():
+    fence = Fence(name="x", owner="o", token=1, ttl=30, sent_at=clock.monotonic() - 15, on_lost=None)
+    kept = keeper.Keeper()
+    kept._wake = lambda: None
+    kept.keep(fence)
+    assert kept._due() == {"o": fence}
+
+
+def test_a_request_with_an_idempotency_key_may_take_locks(lock_node):
+    """How many commands that takes is chance, so they are not among those that the request numbers."""
+    with connection.schema_editor() as editor:
+        editor.create_model(IdempotencyKey)
+    try:
+        for _ in range(2):
+            with numbered_keys("ann", "r"):
+                hold()
+                assert next_key().key == "r/1"
+    finally:
+        with connection.schema_editor() as editor:
+            editor.delete_model(IdempotencyKey)
+
+
 def test_without_a_node_it_waits_as_long_as_it_was_told_to(lock_node):
     lock_node.unavailable = True
     with pytest.raises(locks.LockNotAcquired, match=r"within 0\.3 s: the node is not there"):
@@ -302,6 +327,32 @@ def test_a_fork_does_not_hold_what_its_parent_holds(lock_node):
     os.close(write_end)
     assert f"process {os.getpid()} holds it, and this one is a fork of that" in said
     assert said.endswith("(0, 0)")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork.*:DeprecationWarning")
+def test_a_fork_waits_for_no_lock_that_a_thread_of_its_parent_held(lock_node):
+    with raftlog.lock("x", ttl=5) as fence:
+        with fence._guard, attempt.sightings._guard:
+            pid = os.fork()
+            if not pid:
+                signal.alarm(10)
+                attempt.sightings.note([])
+                os._exit(int(fence.is_valid))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_async_code_in_a_fork_releases_nothing(lock_node):
+    fences = []
+
+    async def main():
+        async with raftlog.alock("x", ttl=5) as fence:
+            fences.append(fence)
+            fence._pid = 0  # as in a fork, which asyncio does not survive
+
+    with pytest.raises(locks.LockLost, match="a fork of that"):
+        asyncio.run(main())
+    assert Holder.objects.count() == 1
+    api.give_back(fences[0])
 
 
 def test_a_fence_counts_from_before_the_question_and_not_the_whole_ttl(monkeypatch):

@@ -2,10 +2,12 @@
 
 import itertools
 import json
+import os
 import random
 import signal
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
 
 import pytest
@@ -73,6 +75,31 @@ def test_a_job_is_run_once_each_second_though_the_leader_is_killed_and_workers_e
         assert len({node for _, node in found}) >= 2
         shown = json.loads(other.manage("raft", "schedule", "--json", timeout=60))
         assert [job["job"] for job in shown["jobs"]] == ["tests.contrib.clockwork.schedule.tick"]
+
+
+SUPERVISOR = """
+import os, signal, sys, threading, time, types
+import django
+django.setup()
+from raftlog.management.raft import worker
+
+def work(options, output):
+    if os.path.exists(sys.argv[1]):
+        os.unlink(sys.argv[1])
+        return 3
+    time.sleep(30)
+
+worker.work = work
+output = types.SimpleNamespace(stream=sys.stdout, line=lambda *args, **options: None)
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+worker.supervise({"processes": 1, "burst": False}, output)
+"""
+
+
+def test_a_stop_while_a_worker_is_to_be_started_again_starts_none(tmp_path):
+    (tmp_path / "first").touch()
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "tests.contrib.clockwork_settings"}
+    subprocess.run([sys.executable, "-c", SUPERVISOR, tmp_path / "first"], env=environment, timeout=20, check=True)
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import pytest
 from django.apps import apps
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
+from django.db import DatabaseError, connection
 
-from raftlog import command
+from raftlog import CommandFailed, command
 from raftlog.contrib.queue import QueuedTask, run_all, task
 from raftlog.contrib.schedule import CronError, commands, jobs, scheduled, ticker
 from raftlog.contrib.schedule.models import JobState, Run
@@ -141,6 +142,34 @@ def test_a_command_that_fails_has_had_its_run(node, declare):
     tick(node, NOW + MINUTE)
     tick(node, NOW + 2 * MINUTE)
     assert [run.error for run in Run.objects.all()] == ["CommandFailed: ValueError: on every node alike"] * 2
+
+
+def fire(node, job, call):
+    last_due = JobState.objects.get(name=job).last_due
+    set_time(node, NOW + MINUTE)
+    return commands.fire.with_options(timeout=5).propose(job=job, after=last_due, due=NOW + MINUTE, node="a", call=call)
+
+
+def test_a_command_in_the_log_is_run_though_it_is_not_scheduled_any_more(node, declare):
+    declare(count, "@hourly")
+    tick(node, NOW)
+    call = next(jobs.all_jobs()).call()
+    jobs.forget(count.name)
+    assert fire(node, count.name, call)
+    assert Item.objects.get(name="runs").stock == 1
+
+
+def test_without_the_queues_table_nothing_is_fired_and_nodes_go_on(node, declare):
+    declare(note, "* * * * *", name="early")
+    tick(node, NOW)
+    with connection.schema_editor() as editor:
+        editor.delete_model(QueuedTask)
+    with pytest.raises(DatabaseError):
+        tick(node, NOW + MINUTE)
+    with pytest.raises(CommandFailed, match="no table for the queue"):
+        fire(node, "early", next(jobs.all_jobs()).call())
+    commands.see.propose(jobs=["another"])
+    assert not Run.objects.exists()
 
 
 def test_only_the_newest_runs_are_kept(node, declare, monkeypatch):

@@ -216,7 +216,8 @@ async def _aholding(wanted: Wanted) -> AsyncIterator[Fence]:
             yield fence
             fence.check()
         finally:
-            await agive_back(fence)
+            if fence.is_mine:
+                await agive_back(fence)
 
 
 @contextmanager

@@ -78,6 +78,10 @@ class Sightings:
     """
 
     def __init__(self) -> None:
+        self._start_over()
+
+    def _start_over(self) -> None:
+        """Also in a forked child, where a thread that is not there may hold the lock."""
         self._guard = threading.Lock()
         self._seen: dict[tuple[str, int], float] = {}
 
@@ -96,6 +100,7 @@ class Sightings:
 
 
 sightings = Sightings()
+os.register_at_fork(after_in_child=sightings._start_over)
 
 
 class Attempt:

@@ -11,12 +11,14 @@ from typing import Any
 from raftlog import command
 from raftlog.contrib.locks.exceptions import LockLost
 from raftlog.contrib.locks.models import Done, Holder, LockClock, Waiter
+from raftlog.models import require_table
 
 KEPT_DONE = 100  # keys of `--once` that are remembered of each lock
 
 
 def tick(ctx: Any) -> int:
     """Advance the lock clock to this entry, and forget who has expired. Returns its time, in microseconds."""
+    require_tables()
     clock = LockClock.objects.filter(pk=1).first()
     if clock is None:
         clock = LockClock(pk=1, term=ctx.term, log_time=ctx.log_time, elapsed=0)
@@ -27,6 +29,11 @@ def tick(ctx: Any) -> int:
     for model in (Holder, Waiter):
         model.objects.filter(expires_at__lte=clock.elapsed).delete()
     return clock.elapsed
+
+
+def require_tables() -> None:
+    """Raises a verdict on every node alike: they may have been dropped since whoever proposes this looked."""
+    require_table(Holder, "locks")
 
 
 @command(name="raftlog_locks.acquire", is_numbered=False)
@@ -83,12 +90,14 @@ def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
 @command(name="raftlog_locks.release", is_numbered=False)
 def release(ctx: Any, *, owners: list[str]) -> int:
     """Neither hold nor wait any more. Returns how many did."""
+    require_tables()
     return sum(model.objects.filter(owner__in=owners).delete()[0] for model in (Holder, Waiter))
 
 
 @command(name="raftlog_locks.force_release", is_numbered=False)
 def force_release(ctx: Any, *, name: str, token: int = 0) -> int:
     """Take a lock away from all its holders, or from the one with this token. Returns how many held it."""
+    require_tables()
     held = Holder.objects.filter(name=name)
     return (held.filter(token=token) if token else held).delete()[0]
 

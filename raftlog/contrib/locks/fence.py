@@ -42,6 +42,8 @@ class Fence:
     @property
     def remaining(self) -> float:
         """Seconds for which it is surely held if no renewal comes through; 0.0: lost."""
+        if not self.is_mine:  # a thread of the parent's may hold _guard, for ever
+            return 0.0
         with self._guard:
             return self._remaining()
 
@@ -60,10 +62,13 @@ class Fence:
         The process may be stopped right after it. So what must never be done twice checks the token itself:
         guard(), or a comparison of your own in the protected resource.
         """
-        with self._guard:
-            if self._remaining() > 0:
-                return
-            reason = self._lost
+        if self.is_mine:
+            with self._guard:
+                if self._remaining() > 0:
+                    return
+                reason = self._lost
+        else:  # a thread of the parent's may hold _guard, for ever
+            reason = f"process {self._pid} holds it, and this one is a fork of that"
         raise LockLost(f"the lock {self.name!r} (token {self.token}) is not held any more: {reason}")
 
     def guard(self, resource: str) -> None:
@@ -94,8 +99,6 @@ class Fence:
 
     def _remaining(self) -> float:
         """_guard: held. Once lost it stays lost: a renewal that comes too late changes nothing."""
-        if not self._lost and not self.is_mine:
-            self._lost = f"process {self._pid} holds it, and this one is a fork of that"
         left = self._sure_until - clock.monotonic()
         if not self._lost and left <= 0:
             self._lost = "it was not renewed in time"

@@ -9,7 +9,7 @@ import threading
 from typing import Any, Final
 
 from raftlog import clock
-from raftlog.contrib.locks.fence import Fence
+from raftlog.contrib.locks.fence import SURE, Fence
 from raftlog.exceptions import RaftlogError
 
 logger = logging.getLogger("raftlog.locks")
@@ -38,7 +38,9 @@ class Keeper:
 
     def keep(self, fence: Fence) -> None:
         with self._changed:
-            self._kept[fence.owner] = (fence, clock.monotonic() + fence.ttl / 3)
+            # A third of the ttl after it was asked for, however long the answer took.
+            due = clock.monotonic() + fence.remaining - fence.ttl * (SURE - 1 / 3)
+            self._kept[fence.owner] = (fence, due)
             self._wake()
 
     def forget(self, fence: Fence) -> None:

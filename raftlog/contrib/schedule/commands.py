@@ -10,9 +10,10 @@ import datetime
 from typing import Any
 
 from raftlog import command
-from raftlog.contrib.queue import enqueue_described
+from raftlog.contrib.queue import QueuedTask, enqueue_described
 from raftlog.contrib.schedule.jobs import find_command
 from raftlog.contrib.schedule.models import JobState, Run
+from raftlog.models import require_table
 
 KEPT_RUNS = 50  # of each job
 EARLY = datetime.timedelta(seconds=1)  # by which a due time may be ahead of log time
@@ -46,6 +47,7 @@ def fire(
     JobState.objects.filter(pk=job).update(last_due=due)
     run = Run(index=ctx.index, job=job, due=due, fired_at=ctx.now, node=node, error=error)
     if not error and "task" in call:
+        require_table(QueuedTask, "the queue")
         run.task = enqueue_described(ctx, call["task"]).pk.hex
     elif not error:
         find_command(call["command"], call["version"])(ctx)

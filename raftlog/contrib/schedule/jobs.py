@@ -6,6 +6,7 @@ import datetime
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import raftlog
 from raftlog.contrib.queue import Task, task
 from raftlog.contrib.schedule.models import NAME_LENGTH
 from raftlog.contrib.schedule.times import Cron, Every, Times
@@ -70,16 +71,16 @@ def all_jobs() -> Iterator[Job]:
 
 
 def find_command(name: str, version: int) -> Any:
-    """The command of a job, for an entry that names it.
+    """The command of a job, for an entry that names it. It need not be scheduled any more.
 
     Raises ImportError, which makes this node stand still before the entry: its code is not that of the leader.
     """
-    for job in _jobs.values():
-        if job.is_command and (job.target.name, job.target.version) == (name, version):
-            return job.target
-    raise ImportError(
-        f"this node's code has no job whose command is {name!r} version {version}; install the code that has it"
-    )
+    found = raftlog.find_command(name, version)
+    if found is None:
+        raise ImportError(
+            f"this node's code has no command {name!r} version {version}, which a job is; install the code that has it"
+        )
+    return found
 
 
 def forget(name: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
+from raftlog.contrib.queue import QueuedTask
 from raftlog.contrib.schedule import commands
 from raftlog.contrib.schedule.jobs import Job, all_jobs
 from raftlog.contrib.schedule.models import JobState
@@ -54,6 +55,8 @@ def tick(node_id: str, now: datetime.datetime, goes_on: Callable[[], bool]) -> f
         states = {state.name: state.last_due for state in JobState.objects.all()}
     due = [(when, name) for name in known if name in states and (when := known[name].next_due(states[name], now))]
     heapq.heapify(due)
+    if due:
+        QueuedTask.objects.exists()  # without its table nothing is fired
     for _ in range(MAX_FIRED):
         if not due or not goes_on():
             break

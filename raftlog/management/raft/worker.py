@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
-from typing import Any
+from typing import Any, Final
 
 from django.apps import apps
 from django.core.management.base import CommandError, CommandParser
@@ -14,6 +15,8 @@ from django.utils.module_loading import autodiscover_modules
 
 from raftlog.management.output import Output
 from raftlog.management.verbs import Verb
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)  # end a worker
 
 
 class WorkerVerb(Verb):
@@ -76,7 +79,7 @@ def work(options: dict[str, Any], output: Output) -> int:
         worker.stop()
         signal.signal(number, signal.SIG_DFL)  # the second one ends it at once
 
-    before = {number: signal.signal(number, asked_to_stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, asked_to_stop) for number in SIGNALS}
     output.line(f"{worker.name} serves {', '.join(worker.queues) or 'all queues'} ({options['threads']} threads)")
     try:
         counts = worker.run()
@@ -88,6 +91,22 @@ def work(options: dict[str, Any], output: Output) -> int:
     return 0
 
 
+def fork_worker(options: dict[str, Any], output: Output) -> int:
+    """SIGNALS are blocked. Returns the child's pid."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            code = work(options, output)
+        finally:
+            output.stream.flush()
+            os._exit(code)
+    return pid
+
+
 def supervise(options: dict[str, Any], output: Output) -> int:
     """`--processes` workers, forked; one that dies is started again (not with --burst), and the signals go to all."""
     connections.close_all()
@@ -97,23 +116,20 @@ def supervise(options: dict[str, Any], output: Output) -> int:
     def asked_to_stop(number: int, frame: Any) -> None:
         stopping.set()
         for pid in list(children):
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     def start() -> None:
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                code = work(options, output)
-            finally:
-                output.stream.flush()
-                os._exit(code)
-        children.add(pid)
+        # A signal that comes meanwhile waits: until the parent knows the child, until the child is not the parent.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        if not stopping.is_set():
+            children.add(fork_worker(options, output))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
+    for number in SIGNALS:
+        signal.signal(number, asked_to_stop)
     for _ in range(options["processes"]):
         start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, asked_to_stop)
     worst = 0
     while children:
         pid, status = os.wait()
