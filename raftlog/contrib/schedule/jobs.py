@@ -75,6 +75,9 @@ def find_command(name: str, version: int) -> Any:
 
     Raises ImportError, which makes this node stand still before the entry: its code is not that of the leader.
     """
+    for job in _jobs.values():
+        if job.is_command and (job.target.name, job.target.version) == (name, version):
+            return job.target
     found = raftlog.find_command(name, version)
     if found is None:
         raise ImportError(
