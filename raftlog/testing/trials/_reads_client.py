@@ -62,13 +62,13 @@ class Worker:
 
     def _write(self, register: str) -> None:
         import raftlog
-        from demo_site.bank.models import Account
+        from raftlog.testing.torture_site.models import Pair
 
         self._writes += 1
         value = self._base + self._writes
         operation = self.history.invoke(self.name, "write", value, key=register, at=clock.monotonic())
         try:
-            Account.objects.filter(name=register).update(balance=value)
+            Pair.objects.filter(pk=register).update(value=str(value))
         except (raftlog.NotProposed, raftlog.TransactionConflict):
             self.refused += 1
             self.history.forget(operation)
@@ -79,12 +79,12 @@ class Worker:
 
     def _read(self, register: str, action: str) -> None:
         import raftlog
-        from demo_site.bank.models import Account
+        from raftlog.testing.torture_site.models import Pair
 
         operation = self.history.invoke(self.name, action, key=register, at=clock.monotonic())
         try:
             with self._barrier(action):
-                value = Account.objects.values_list("balance", flat=True).get(name=register)
+                value = int(Pair.objects.values_list("value", flat=True).get(pk=register))
         except (raftlog.ReadNotConfirmed, raftlog.NodeUnavailable):
             self.refused += 1
             self.history.forget(operation)

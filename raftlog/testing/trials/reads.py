@@ -1,6 +1,6 @@
 """Linearizable reads through the ORM on every node, followers included, while nodes are paused and cut off.
 
-Application processes beside each node write and read registers (the balances of accounts). All that they saw goes to
+Application processes beside each node write and read registers (values of a map). All that they saw goes to
 the linearizability checker. The mutation `no-barrier` reads the local database as it stands, which the checker
 must catch. Some reads are under max_staleness(): of those, none may show what was overwritten longer ago.
 """
@@ -31,9 +31,9 @@ from raftlog.testing.trials._reads_client import STALENESS, Work
 START_TIMEOUT = 60.0  # seconds
 END_TIMEOUT = 60.0
 PREPARE = """
-from demo_site.bank.models import Account
+from raftlog.testing.torture_site.models import Pair
 for name in {registers}:
-    Account.objects.create(name=name, balance=0, paid_in=0)
+    Pair.objects.create(key=name, value="0")
 """
 
 
@@ -69,7 +69,14 @@ class Reads(Trial):
         raftlog_options: dict[str, Any] = {"MEMBERS": network.members, "PROPOSAL_TIMEOUT": 3.0}
         if options["leases"]:
             raftlog_options["READ_LEASE"] = True
-        cluster = ProcessCluster(len(names), directory, options=raftlog_options, node_options=network.node_options())
+        cluster = ProcessCluster(
+            len(names),
+            directory,
+            settings_module="raftlog.testing.torture_site.settings",
+            options=raftlog_options,
+            environment={"RAFTLOG_ENGINE": "raftlog.backends.sqlite3"},
+            node_options=network.node_options(),
+        )
         try:
             with cluster:
                 return self._run_on(cluster, network, options, rng, tell)
@@ -81,7 +88,8 @@ class Reads(Trial):
     ) -> dict[str, Any]:
         cluster.start()
         cluster.wait_for_leader(START_TIMEOUT)
-        cluster.migrate()
+        first = cluster[cluster.wait_for_leader(START_TIMEOUT)]
+        first.manage("migrate", "--run-syncdb", "--verbosity=0", "--skip-checks", timeout=START_TIMEOUT)
         registers = [f"r{number}" for number in range(options["registers"])]
         cluster.running[0].manage("shell", "-v", "0", "-c", PREPARE.format(registers=registers))
         cluster.wait_all_applied(START_TIMEOUT)
