@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Mapping
 from typing import Any, Final
 
 from django.core.management.base import CommandError, CommandParser
 from rich.progress import BarColumn, Progress, TextColumn
 
-from raftlog.asking import client_tls, fetch_status
+from raftlog.asking import ask, fetch_status
 from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration
 from raftlog.exceptions import RaftlogError
 from raftlog.management.output import Output
 from raftlog.runtime import clock
 from raftlog.runtime.status import configuration_as_data, configuration_from_data
-from raftlog.transport.client import NodeClient
 
 POLL_INTERVAL: Final = 0.1  # seconds between two looks at a change under way
 
@@ -93,14 +91,10 @@ class Cluster:
     def request(self, name: str, arguments: Mapping[str, Any]) -> Any:
         """Ask the leader. Raises CommandError with its words."""
         address = self.members[self.leader_id]["address"]
-        context: ssl.SSLContext | None = client_tls(self.settings) if address.startswith("wss://") else None
-        client = NodeClient(address, self.settings.secret_keys, self.settings.cluster, ssl_context=context)
         try:
-            return client.request(name, dict(arguments), timeout=self._patience)
+            return ask(self.settings, name, dict(arguments), target=address, timeout=self._patience)
         except RaftlogError as error:
             raise CommandError(f"{self.leader_id} refused: {error}") from error
-        finally:
-            client.close()
 
     def change_to(self, target: Configuration) -> None:
         arguments = {"target": configuration_as_data(target), "based_on": self.status["configuration_index"]}

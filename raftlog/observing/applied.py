@@ -1,4 +1,4 @@
-"""When the newest entries were applied on this node, and how they ended. In memory; costs two moves a batch."""
+"""When the newest entries were applied on this node, and how they ended. In memory, bounded."""
 
 from __future__ import annotations
 

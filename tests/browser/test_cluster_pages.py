@@ -13,7 +13,6 @@ from tests.browser.pages import Site, Tab
 pytestmark = pytest.mark.processes
 
 PAGES = ["cluster", "members", "log", "elections", "sessions", "consistency"]
-SOON = 2.0  # seconds within which an election is to be seen
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def open_tab(browser, node, user="admin", **options):
     return Tab(context.new_page(), node.http_address, user)
 
 
-def test_an_election_is_seen_on_the_page_within_two_seconds_and_without_reload(browser, all_up, tmp_path):
+def test_an_election_is_seen_on_the_page_without_reload(browser, all_up, tmp_path):
     old = all_up.leader
     tab = open_tab(browser, all_up.other)
     tab.open("cluster")
@@ -76,7 +75,7 @@ def test_an_election_is_seen_on_the_page_within_two_seconds_and_without_reload(b
     tab.wait_for_text("#rl-terms", "became pre-candidate")
     tab.page.emulate_media(color_scheme="light")
     tab.shoot(tmp_path, "elections")
-    print(f"seen after {took:.2f} s; to be seen within {SOON} s")
+    print(f"seen after {took:.2f} s")
     tab.page.context.close()
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from raftlog.asking import client_tls
+from raftlog.asking import ask
 from raftlog.exceptions import RaftlogError
 from raftlog.management.output import Output, table
 from raftlog.management.raft.log import address_of
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.transport.client import NodeClient
 
 
 class ThreadsVerb(Verb):
@@ -43,12 +41,8 @@ exit codes:
         node_id = options["node"]
         try:
             address = address_of(settings, node_id) if node_id and node_id != settings.node_id else None
-            target = address or f"unix:{settings.socket_path}"
-            context = client_tls(settings) if target.startswith("wss://") else None
-            with contextlib.closing(
-                NodeClient(target, settings.secret_keys, settings.cluster, ssl_context=context)
-            ) as client:
-                threads = client.request("threads", {"stacks": options["stacks"]}, timeout=options["timeout"])
+            asked = {"stacks": options["stacks"]}
+            threads = ask(settings, "threads", asked, target=address, timeout=options["timeout"])
         except (RaftlogError, OSError) as error:
             raise CommandError(f"{type(error).__name__}: {error}") from error
         output.result(threads)
