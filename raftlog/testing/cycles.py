@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -117,8 +117,7 @@ class Graph:
         best: list[Edge] = []
         for source in core:
             for edge in self._out(source, core, frozenset({"rw"})):
-                path = self._path(edge.target, source, core, kinds)
-                if path and (not best or len(path) + 1 < len(best)):
+                if path := self._path(edge.target, source, core, kinds, shorter_than=len(best) - 1 if best else 0):
                     best = [edge, *path]
             if len(best) == 2:
                 break
@@ -126,28 +125,32 @@ class Graph:
 
     def _shortest_cycle(self, core: frozenset[int], kinds: frozenset[str]) -> list[Edge]:
         best: list[Edge] = []
-        starts = 0
-        for node in sorted(core):
-            path = self._path(node, node, core, kinds)
-            if path and (not best or len(path) < len(best)):
-                best = path
-            starts += bool(path)
-            if len(best) == 2 or starts >= MAX_STARTS:
+        core = self._core(core, kinds)  # only there can a cycle of these kinds be
+        for starts, node in enumerate(sorted(core)):
+            if len(best) == 2 or (best and starts >= MAX_STARTS):
                 break
+            if path := self._path(node, node, core, kinds, shorter_than=len(best)):
+                best = path
         return best
 
-    def _path(self, source: int, target: int, within: AbstractSet[int], kinds: frozenset[str]) -> list[Edge]:
-        """The shortest path of one edge or more; [] where there is none."""
+    def _path(
+        self, source: int, target: int, within: AbstractSet[int], kinds: frozenset[str], shorter_than: int = 0
+    ) -> list[Edge]:
+        """The shortest path of one edge or more; [] where there is none of fewer edges than `shorter_than` (0: any)."""
         came_by: dict[int, Edge] = {}
-        waiting = deque([source])
-        while waiting:
-            for edge in self._out(waiting.popleft(), within, kinds):
-                if edge.target in came_by:
-                    continue
-                came_by[edge.target] = edge
-                if edge.target == target:
-                    return self._walk_back(came_by, source, target)
-                waiting.append(edge.target)
+        reached, length = [source], 0
+        while reached and (not shorter_than or length + 1 < shorter_than):
+            length += 1
+            following: list[int] = []
+            for node in reached:
+                for edge in self._out(node, within, kinds):
+                    if edge.target in came_by:
+                        continue
+                    came_by[edge.target] = edge
+                    if edge.target == target:
+                        return self._walk_back(came_by, source, target)
+                    following.append(edge.target)
+            reached = following
         return []
 
     def _walk_back(self, came_by: dict[int, Edge], source: int, target: int) -> list[Edge]:

@@ -1,65 +1,19 @@
 """Real nodes under real faults keep their promises, and the run leaves nothing behind."""
 
-import json
-import os
 import random
-import re
-import signal
-import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
-from raftlog.runtime import clock
+from tests.processes.torturing import processes_of, report_of, short_folder, start
 
 pytestmark = pytest.mark.processes
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
 def folder():
-    """As short as the path of a Unix socket must be, also beside other workers of the tests."""
-    with tempfile.TemporaryDirectory(prefix="raftlog-") as made:
-        yield Path(made)
-
-
-def start(folder, *arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
-    environment["TMPDIR"] = str(folder)
-    command = [sys.executable, "-m", "raftlog.testing.torture", *arguments]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def processes_of(directory):
-    """Pids of processes whose environment or command names the directory."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) != os.getpid():
-            try:
-                text = (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes()
-            except OSError:
-                continue  # gone meanwhile, or not ours
-            if os.fsencode(directory) in text:
-                found.append(int(folder.name))
-    return found
-
-
-def report_of(run):
-    output, progress = run.communicate(timeout=400)
-    assert output, progress
-    report = json.loads(output)
-    assert report["violations"] == [], f"{report['command']}\n" + "\n\n".join(report["violations"])
-    assert run.returncode == 0
-    assert report["verdict"] == "passed"
-    assert (report["lost"], report["doubled"]) == (0, 0)
-    assert report["databases_equal"]
-    assert report["linearizable"] or report["serializable"]
-    return report
+    with short_folder() as made:
+        yield made
 
 
 def test_five_nodes_under_all_faults(folder, capsys):
@@ -68,7 +22,7 @@ def test_five_nodes_under_all_faults(folder, capsys):
     with capsys.disabled():
         sys.stdout.write(f"\ntorture seed {seed}\n")
     written = folder / "report.txt"
-    report = report_of(start(folder, "--minutes", "0.8", "--seed", str(seed), "--json", "--report", str(written)))
+    report = report_of(start(folder, "--minutes", "0.4", "--seed", str(seed), "--json", "--report", str(written)))
     assert report["applied"] > 200
     assert report["history_operations"] > 200
     assert sum(report["faults"].values()) >= report["rounds"] >= 2
@@ -97,36 +51,3 @@ def test_plain_orm_code_under_all_faults(folder, capsys):
     assert report["history_operations"] > 100
     assert report["conflicts"] > 0
     assert sum(report["faults"].values()) >= 1
-
-
-@pytest.mark.parametrize(
-    ("mutation", "kinds"),
-    [("skip-certification-of-reads", "G2|G-single"), ("skip-certification", "lost update|G0|G1c|G2|G-single")],
-)
-def test_a_mutation_is_found_and_told(folder, mutation, kinds):
-    """Certification is what makes it serializable: without it, the checker names transactions that have no order."""
-    arguments = ("--workload", "orm", "--minutes", "0.1", "--nodes", "3", "--faults", "kill_client")
-    run = start(folder, *arguments, "--mutation", mutation, "--json")
-    output, progress = run.communicate(timeout=400)
-    assert run.returncode == 1, progress
-    violations = json.loads(output)["violations"]
-    told = [text for text in violations if re.match(f"({kinds}): no serial order explains these", text)]
-    assert told, violations
-    assert re.search(r"\[rw\] .* read .* = .*, which .* replaced with", told[0])
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_is_left_of_a_run_that_is_ended(folder, number):
-    run = start(folder, "--minutes", "5", "--nodes", "3")
-    deadline = clock.monotonic() + 120
-    while len(processes_of(folder)) < 8:  # three nodes, four clients, and itself
-        assert clock.monotonic() < deadline
-        assert run.poll() is None
-        clock.sleep(0.1)
-    run.send_signal(number)
-    run.communicate(timeout=60)
-    while processes_of(folder):
-        assert clock.monotonic() < deadline + 60
-        clock.sleep(0.1)
-    if number == signal.SIGTERM:
-        assert list(folder.glob("raftlog-torture-*")) == []
