@@ -45,6 +45,7 @@ _PUBLIC = {
             "NoLeader",
             "NodeUnavailable",
             "NotLeader",
+            "NotMigrated",
             "NotProposed",
             "OutcomeUnknown",
             "Overloaded",

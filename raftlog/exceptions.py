@@ -93,6 +93,12 @@ class CommandFailed(RaftlogError):
         super().__init__(f"{type_name}: {text}")
 
 
+class NotMigrated(RaftlogError):
+    """A table or column that the command uses was not in the replicated database: recorded alike on every node.
+
+    Its changes were rolled back. Run `manage.py migrate`, then propose it again."""
+
+
 class IdempotencyKeyReused(RaftlogError):
     """An idempotency key that stands for something else already: other arguments, or another operation.
 

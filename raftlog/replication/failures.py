@@ -2,7 +2,8 @@
 
 verdict         IntegrityError, DataError, exceptions the command declares, and any other that its function raises:
                 rolled back and recorded alike on every node, raised at the caller.
-infrastructure  the database is locked, full, gone, lacks a table: apply tries again until it works.
+                Also a table or column that is missing, where the schema comes through the log: lacks_schema().
+infrastructure  the database is locked, full, gone: apply tries again until it works.
 stop            MemoryError, OSError, RecursionError, ImportError, SystemExit…: apply stops on this node.
 """
 
@@ -18,7 +19,7 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 from django.db.utils import Error as DjangoDatabaseError
 
 from raftlog import exceptions
-from raftlog.exceptions import ApplyStopped, CommandFailed, NotLeader, NotProposed, SessionExpired
+from raftlog.exceptions import ApplyStopped, CommandFailed, NotLeader, NotMigrated, NotProposed, SessionExpired
 from raftlog.runtime.ports import REFUSED, Outcome
 
 MAX_TEXT: Final = 2_000  # characters of an exception's text that are kept
@@ -33,6 +34,10 @@ SQLITE_DATA_ERRORS: Final = (
     *("integer overflow", "malformed JSON", "bad JSON path", "JSON path error", "JSON cannot hold BLOB values"),
     *("LIKE or GLOB pattern too complex", "string or blob too big"),
 )
+
+# The command names a table or column that is not there.
+SQLITE_LACKS: Final = re.compile(r"no such (table|column): |table \S+ has no column named ")
+POSTGRESQL_LACKS: Final = ("42P01", "42703")  # undefined_table, undefined_column
 
 _VERDICTS: Final[dict[str, type[Exception]]] = {"IntegrityError": IntegrityError, "DataError": DataError}
 _DRIVERS: Final = ("sqlite3", "psycopg", "psycopg2")
@@ -76,6 +81,17 @@ def is_infrastructure(error: BaseException, driver_error: type[Exception]) -> bo
     return not any(kind.__name__ in _VERDICTS for kind in type(cause).__mro__)
 
 
+def lacks_schema(error: BaseException) -> bool:
+    """Whether a statement failed because a table or column is missing.
+
+    Where migrations are entries of the log, the schema at an entry is alike on every node, and so is this failure.
+    Where each host has its own schema it is that host's trouble, until somebody migrates it.
+    """
+    cause = error.__cause__ if isinstance(error, DjangoDatabaseError) else error
+    code = getattr(cause, "sqlstate", None)
+    return code in POSTGRESQL_LACKS if code else bool(SQLITE_LACKS.match(str(cause)))
+
+
 # Recorded failures
 
 
@@ -113,7 +129,7 @@ def encode_failure(error: BaseException, declared: tuple[type[Exception], ...]) 
 def decode_failure(result: bytes) -> Exception:
     """The exception to raise at the caller for a recorded failure."""
     name, text = _decoder.decode(result)
-    known: dict[str, type[Exception]] = {type_name(kind): kind for kind in (IntegrityError, DataError)}
+    known: dict[str, type[Exception]] = {type_name(kind): kind for kind in (IntegrityError, DataError, NotMigrated)}
     kind = _declared.get(name) or known.get(name)
     if kind is None:
         return CommandFailed(name.removeprefix("builtins."), text)

@@ -102,6 +102,25 @@ def test_column_data_index_and_rename_while_writers_go_on_and_a_node_is_down(clu
         assert {"book_hits", "book_note"} <= indexes
 
 
+def test_a_command_before_its_migration_fails_alike_and_holds_nobody_up(cluster):
+    """The bank's tables come after it in the log: three nodes record it, go on, migrate, and run it then."""
+    node = cluster["b"]
+    propose = "from demo_site.bank.commands import open_account; print(open_account.propose(name='early', balance=1))"
+    report = f"""
+from raftlog.exceptions import NotMigrated
+try:
+    {propose}
+except NotMigrated as error:
+    print(f"refused: {{error}}")
+"""
+    assert "refused: the command 'bank.open_account' uses what the replicated database lacks" in shell(node, report)
+    assert_alike(cluster)
+    node.manage("migrate", "bank", timeout=120)
+    assert shell(node, propose) == "1"
+    assert_alike(cluster)
+    assert all(status["healthy"] for status in cluster.statuses().values())
+
+
 @contextlib.contextmanager
 def endless_migration(node):
     """A migration that has changed schema and rows, and waits; killed at the end of the block."""
