@@ -25,6 +25,9 @@ from raftlog.consensus.state import TermRun
 kind_of: Final = itemgetter(0)  # of a payload, at the speed of C
 _first_of: Final = itemgetter(0)
 _PIECE: Final = 2048  # entries whose sizes are added up at once
+# Appends, and runs, of which the window has no more: what stands beside the payloads takes some 250 bytes for each, so
+# that a window of small entries that came one by one would take several times what its payloads do.
+MAX_WINDOW_PIECES: Final = 65_536
 _KEPT_OF_WINDOW: Final = 0.75  # evicting goes down to this part of the window, so that it happens seldom
 
 
@@ -312,7 +315,7 @@ class RaftLog:
         size = sum(map(len, payloads))
         self._chunks.append((self.last_index, size))
         self.window_bytes += size
-        if self.window_bytes > self.max_window_bytes:
+        if self._is_window_full():
             self._evict()
         return size
 
@@ -408,12 +411,22 @@ class RaftLog:
         self._log_time_before_window = base.log_time
         self._clear_window(base.index + 1)
 
+    def _is_window_full(self) -> bool:
+        pieces = max(len(self._chunks), len(self._runs))
+        return self.window_bytes > self.max_window_bytes or pieces > MAX_WINDOW_PIECES
+
     def _evict(self) -> None:
         """Drop whole appends from the front of the window, but nothing that is not stable."""
         goal = self.window_bytes - int(self.max_window_bytes * _KEPT_OF_WINDOW)
+        pieces = int(MAX_WINDOW_PIECES * _KEPT_OF_WINDOW)
+        surplus = len(self._chunks) - pieces
+        below = self._runs_first[-pieces] if len(self._runs) > pieces else 0
         chunks = 0
-        while goal > 0 and chunks < len(self._chunks) and self._chunks[chunks][0] <= self.stable_index:
-            goal -= self._chunks[chunks][1]
+        while chunks < len(self._chunks) and self._chunks[chunks][0] <= self.stable_index:
+            last_index, size = self._chunks[chunks]
+            if goal <= 0 and chunks >= surplus and last_index >= below:
+                break
+            goal -= size
             chunks += 1
         if chunks:
             self._drop_chunks(chunks)
@@ -465,7 +478,7 @@ class RaftLog:
         if self.term_at(index) != term:
             return False
         self.stable_index = index_now
-        if self.window_bytes > self.max_window_bytes:
+        if self._is_window_full():
             self._evict()
         return True
 

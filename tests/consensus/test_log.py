@@ -4,7 +4,7 @@ import pytest
 
 from raftlog.consensus.configuration import encode_configuration
 from raftlog.consensus.entries import EntryBatch, Run
-from raftlog.consensus.log import RaftLog
+from raftlog.consensus.log import MAX_WINDOW_PIECES, RaftLog
 from raftlog.consensus.snapshot import LogBase
 from raftlog.consensus.state import TermRun
 from tests.consensus.cluster import command, members
@@ -149,6 +149,24 @@ def test_the_window_drops_only_what_is_stable():
     assert log.window_bytes <= 1000
     assert log.slice(log.window_first, 100, BIG).last_index == 100
     assert log.slice(log.window_first - 1, 100, BIG) is None
+
+
+@pytest.mark.parametrize("together", [1, 100])
+def test_the_window_is_bounded_in_pieces_however_small_its_entries_are(together):
+    """One by one, as a leader appends them, and many in one append, each with a log time of its own, as a follower."""
+    log = RaftLog()
+    payloads = [command("")] * together
+    for first in range(1, MAX_WINDOW_PIECES + 2, together):
+        log.append(EntryBatch(first, [Run(1, 1, first + n) for n in range(together)], payloads))
+    assert log.window_first == 1
+    last = log.last_index
+    write(log)
+    assert last - MAX_WINDOW_PIECES < log.window_first < last - MAX_WINDOW_PIECES // 2
+    held = log.slice(log.window_first, last, BIG)
+    held.check()
+    assert held.last_index == last
+    assert held.log_time_at(log.window_first) == log.window_first
+    assert log.slice(log.window_first - 1, last, BIG) is None
 
 
 def test_a_term_that_goes_back_is_refused():
