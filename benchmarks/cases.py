@@ -63,6 +63,38 @@ def not_measured(case: str, name: str, system: str, unit: str, why: str, params:
     return Row(case, name, system, params or {}, unit, [], note=f"not measured: {why}")
 
 
+class Gathered:
+    """The rows of a case while its repeats are measured, in turns with what they are put beside."""
+
+    def __init__(self, case: str) -> None:
+        self._case = case
+        self._rows: dict[tuple[Any, ...], Row] = {}
+
+    def add(
+        self,
+        name: str,
+        system: str,
+        params: dict[str, Any],
+        unit: str,
+        value: float,
+        *,
+        beside: str = "",
+        note: str = "",
+    ) -> None:
+        """One repeat. Notes of several repeats that differ are all kept."""
+        row = Row(self._case, name, system, params, unit, [], beside, note)
+        there = self._rows.setdefault((system, *row.key), row)
+        there.values.append(value)
+        if note and note not in there.note:
+            self._rows[(system, *row.key)] = dataclasses.replace(
+                there, note="; ".join(filter(None, [there.note, note]))
+            )
+
+    def rows(self) -> list[Row]:
+        """In the order of their first repeats."""
+        return list(self._rows.values())
+
+
 @dataclasses.dataclass
 class Run:
     """How to measure, and where. For the thread that runs the case.

@@ -39,10 +39,13 @@ class Pipelines(Protocol):
 
 
 class System(Protocol):
-    """`name` stands in the rows; `durability` says in one line what an acknowledgement means there."""
+    @property
+    def name(self) -> str:
+        """As it stands in the rows."""
 
-    name: str
-    durability: str
+    @property
+    def durability(self) -> str:
+        """What an acknowledgement means there, in one line: "fsync on a majority", "no fsync", …"""
 
     def missing(self) -> str:
         """Why it cannot be measured here; "" where it can."""

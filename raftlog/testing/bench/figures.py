@@ -61,7 +61,7 @@ def measure(directory: Path, *, nodes: int, seconds: float, clients: list[int], 
     ]
     for machine, loads in (("log", log_loads), ("database", database_loads)):
         tell(f"starting {nodes} nodes with fsync on, state machine: {machine}")
-        with _cluster(nodes, directory / machine, machine) as cluster:
+        with StartedCluster(nodes, directory / machine, machine) as cluster:
             leader = cluster[cluster.wait_for_leader(60)]
             for name, load in loads:
                 tell(f"{name}: {seconds:g} s")
@@ -73,8 +73,8 @@ def measure(directory: Path, *, nodes: int, seconds: float, clients: list[int], 
     )
 
 
-class _cluster:
-    """A started cluster as a context manager."""
+class StartedCluster:
+    """Nodes that run, with a leader's tables made where they have a database, as a context manager."""
 
     def __init__(self, nodes: int, directory: Path, machine: str) -> None:
         options = {"CLUSTER": "bench", "STATE_MACHINE": machine, "PROPOSAL_TIMEOUT": 20}
