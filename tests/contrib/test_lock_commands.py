@@ -190,7 +190,49 @@ def test_the_margin_covers_the_fastest_that_log_time_can_run():
     assert SURE * (1 + MAX_STEERING) < 0.95
 
 
-OWNERS = st.sampled_from("abcde")
+def test_a_release_hands_over_to_the_first_that_waits_in_its_own_entry(log):
+    log.acquire("a.10000000")
+    for owner in ("b.5000000", "c.10000000"):
+        log.acquire(owner)
+    log.wait(1)
+    assert log.release("a.10000000") == 1
+    (held,) = Holder.objects.all()
+    assert (held.owner, held.token, held.ttl, held.renewed) == ("b.5000000", log.index, 5 * SECOND, log.index)
+    assert held.expires_at == 6 * SECOND
+    assert [waiter.owner for waiter in Waiter.objects.all()] == ["c.10000000"]
+    token = log.index
+    assert log.acquire("b.5000000")["token"] == token, "whoever asks goes on with it"
+
+
+def test_a_release_hands_over_to_nobody_who_has_expired_or_does_not_say_for_how_long(log):
+    log.acquire("a", ttl=30)
+    log.acquire("b.5000000", patience=2)
+    log.wait(3)
+    log.acquire("older", patience=6)
+    assert log.release("a") == 1
+    assert not Holder.objects.exists()
+    assert [waiter.owner for waiter in Waiter.objects.all()] == ["older"]
+    assert log.acquire("older")["token"] == log.index
+
+
+def test_one_entry_hands_over_one_lock_as_its_index_is_the_token(log):
+    for name in "xy":
+        log.acquire(f"{name}.9000000", name=name)
+        log.acquire(f"{name}2.9000000", name=name)
+    assert log.release("x.9000000", "y.9000000") == 2
+    assert [held.owner for held in Holder.objects.all()] == ["x2.9000000"]
+    assert log.acquire("y2.9000000", name="y")["token"] == log.index
+
+
+def test_the_release_of_older_code_hands_over_to_nobody(log):
+    log.acquire("a.10000000")
+    log.acquire("b.10000000")
+    assert log.run(commands.release_only, owners=["a.10000000"]) == 1
+    assert not Holder.objects.exists()
+
+
+# Three that say for how long, as today's code does, and two that do not.
+OWNERS = st.sampled_from(["a.10000000", "b.10000000", "c.10000000", "d", "e"])
 
 
 class LocksModel(RuleBasedStateMachine):
@@ -215,6 +257,7 @@ class LocksModel(RuleBasedStateMachine):
         self.renewed = {}  # owner -> index of the entry by which it was last renewed, or queued
         self.seen_rows = {}  # (owner, renewed) -> real time at which somebody saw it so
         self.beliefs = {}  # owner -> real time until which it is sure
+        self.asked = {}  # owner -> real time before the question by which it waits
         self.newest = 0
 
     @rule(seconds=st.floats(0, 6), speed=st.floats(1 - MAX_STEERING, 1 + MAX_STEERING))
@@ -276,9 +319,11 @@ class LocksModel(RuleBasedStateMachine):
             kept = [waiter for waiter in self.waiters if waiter[0] == owner]
             if kept:
                 kept[0][1] = self.now + 6 * SECOND * waits
+                self.asked[owner] = asked_at
                 self.renewed[owner] = self.log.index
             elif waits:
                 self.waiters.append([owner, self.now + 6 * SECOND])
+                self.asked[owner] = asked_at
                 self.renewed[owner] = self.log.index
         assert answer == {"token": expected, "elapsed": self.now, "ahead": 0 if expected else place}
         if expected:
@@ -299,10 +344,23 @@ class LocksModel(RuleBasedStateMachine):
 
     @rule(owner=OWNERS)
     def release(self, owner):
+        """What was held goes to the first that waits, whose ttl begins then; he counts from when he last asked."""
         self.log.release(owner)
-        self.holders.pop(owner, None)
+        held = self.holders.pop(owner, None)
         self.beliefs.pop(owner, None)
         self.waiters = [waiter for waiter in self.waiters if waiter[0] != owner]
+        if held and self.waiters:
+            self.tick()
+            if self.waiters and "." in self.waiters[0][0]:
+                first = self.waiters.pop(0)[0]
+                self.holders[first] = (self.log.index, self.now + 10 * SECOND)
+                self.renewed[first] = self.log.index
+                assert self.log.index > self.newest, "tokens grow"
+                self.newest = self.log.index
+                if self.limit == 1:
+                    others = [until for other, until in self.beliefs.items() if other != first]
+                    assert all(until <= self.real for until in others), "somebody else is still sure to hold it"
+                self.beliefs[first] = self.asked[first] + 10 * SURE
 
     def teardown(self):
         held = {row.owner: (row.token, row.expires_at) for row in Holder.objects.all()}

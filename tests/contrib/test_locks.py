@@ -56,6 +56,11 @@ class Contender(threading.Thread):
         assert not self.is_alive()
 
 
+def count(node, name):
+    """How often a command was proposed."""
+    return sum(name.encode() in payload for payload in node.proposed)
+
+
 def waiting():
     return list(Waiter.objects.order_by("ticket").values_list("label", flat=True))
 
@@ -87,6 +92,38 @@ def test_waiters_get_in_in_the_order_in_which_they_came(lock_node):
         other.leaves()
     assert order == sorted(order)
     assert not Waiter.objects.exists()
+
+
+def test_a_release_hands_over_without_another_entry(lock_node, monkeypatch):
+    """Whoever waits finds itself among the holders, and asks nobody."""
+    for name in ("PATIENCE", "FRONT_PATIENCE"):
+        monkeypatch.setattr(attempt, name, 600.0)  # nobody says that it still waits, however long this takes
+    first = Contender().enters()
+    others = [Contender() for _ in range(3)]
+    wait_until(lambda: len(waiting()) == 3)
+    asked = count(lock_node, "raftlog_locks.acquire")
+    for other in others:
+        other.may_leave.set()
+    first.leaves()
+    tokens = []
+    for other in others:
+        other.leaves()
+        tokens.append(other.fence.token)
+    assert len(set(tokens)) == 3
+    assert count(lock_node, "raftlog_locks.acquire") == asked
+    assert not Holder.objects.exists()
+
+
+def test_what_was_handed_over_while_its_waiter_was_asleep_is_asked_for_again():
+    """A ttl that is more than a third over is renewed before anybody counts on it."""
+    made = attempt.Attempt(attempt.Wanted("x", ttl=9.0))
+    made.answered({"token": 0, "elapsed": 0, "ahead": 0}, clock.monotonic() - 1.0)
+    made.look([tables.Row(made.owner, "", 9_000_000, 9_000_000, 41, 40)], [])
+    assert made.handed_over().token == 40
+    assert 6 < made.handed_over().remaining <= 9 * 0.85 - 1
+    made.answered({"token": 0, "elapsed": 0, "ahead": 0}, clock.monotonic() - 4.0)
+    assert made.handed_over() is None
+    assert made.should_ask()
 
 
 def test_who_waits_costs_hardly_an_entry(lock_node):

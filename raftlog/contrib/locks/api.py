@@ -120,9 +120,12 @@ def take(wanted: Wanted, owner: str = "") -> Fence:
                 keeper.keep(fence)
                 return fence
             attempt.look(*tables.read(wanted.name))
-            while not attempt.should_ask():
+            while (fence := attempt.handed_over()) is None and not attempt.should_ask():
                 clock.sleep(attempt.pause())
                 attempt.look(*tables.read(wanted.name))
+            if fence is not None:
+                keeper.keep(fence)
+                return fence
     except BaseException:
         keeper.release_later(attempt.owner, wanted.ttl)
         raise
@@ -149,9 +152,12 @@ async def atake(wanted: Wanted) -> Fence:
                 keeper.keep(fence)
                 return fence
             attempt.look(*await sync_to_async(tables.read)(wanted.name))
-            while not attempt.should_ask():
+            while (fence := attempt.handed_over()) is None and not attempt.should_ask():
                 await asyncio.sleep(attempt.pause())
                 attempt.look(*await sync_to_async(tables.read)(wanted.name))
+            if fence is not None:
+                keeper.keep(fence)
+                return fence
     except BaseException:
         keeper.release_later(attempt.owner, wanted.ttl)
         raise

@@ -1,8 +1,8 @@
 """One attempt to get a lock, without waiting itself: what to propose, when to ask again, when to give up.
 
 A waiter stands in the queue in the log, and says every third of its patience that it is still there. Meanwhile it looks
-at the rows of the lock in its own host's database, which costs no entry, and asks again once they say that it is its
-turn, or once somebody before it must have expired.
+at the rows of the lock in its own host's database, which costs no entry. They say that a release has handed it over, or
+that it is its turn and it must ask again, as it does once somebody before it must have expired.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import random
 import socket
 import sys
 import threading
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from raftlog import clock
+from raftlog.contrib.locks.commands import new_owner
 from raftlog.contrib.locks.exceptions import LockNotAcquired
 from raftlog.contrib.locks.fence import SURE, Fence
 from raftlog.contrib.locks.keeper import microseconds
@@ -31,6 +31,8 @@ FRONT_PATIENCE: Final = 2.0  # … and one of the first: while it is stopped or 
 FRONT: Final = 3  # how many those are, beyond the limit
 SHORTEST_LOOK, LONGEST_LOOK = 0.02, 0.05  # seconds between two looks at the rows, of the first in the queue …
 SLOWEST: Final = 6  # … times its place for the others, up to this
+QUICKEST_LOOK: Final = 0.004  # where the queue has just moved, times its place: less than an entry takes …
+SLOWING: Final = 0.2  # … and this part of the time since, if that is more
 SHORTEST_ASK: Final = 0.2  # seconds between two proposals that only a guess was the reason for
 SHORTEST_WAIT: Final = 0.5  # seconds for an answer, also of the last proposal before `wait` is over
 MIN_TTL, MAX_TTL = 1.0, 30 * 86_400.0  # seconds
@@ -108,7 +110,7 @@ class Attempt:
 
     def __init__(self, wanted: Wanted, owner: str = "") -> None:
         self.wanted = wanted
-        self.owner = owner or uuid.uuid4().hex
+        self.owner = owner or new_owner(microseconds(wanted.ttl))
         now = clock.monotonic()
         self._deadline = None if wanted.wait is None else now + wanted.wait
         self._queues = wanted.wait is None or wanted.wait > 0
@@ -116,7 +118,10 @@ class Attempt:
         self._asked_at = now
         self._answer: dict[str, int] | None = None
         self._answered_at = now
+        # Before the last question was sent that was answered with a place in the queue.
+        self._queued_at: float | None = None
         self._rows: tuple[list[Row], list[Row]] = ([], [])
+        self._moved_at = now  # when it came, or those before it were seen to be others
         self._failure: Exception | None = None  # of the last proposal
 
     # Asking
@@ -155,21 +160,40 @@ class Attempt:
         self._asked_at = self._answered_at = clock.monotonic()
         self._answer, self._failure = answer, None
         if answer["token"]:
-            fence = Fence(
-                name=self.wanted.name,
-                owner=self.owner,
-                token=answer["token"],
-                ttl=self.wanted.ttl,
-                sent_at=sent_at,
-                on_lost=self.wanted.on_lost,
-            )
+            fence = self._fence(answer["token"], sent_at)
             if fence.is_valid:
                 return fence
             self._ask_at = self._answered_at  # the answer took longer than the ttl: asked again, it is renewed
         else:
+            self._queued_at = sent_at
             self._ask_at = self._answered_at + PATIENCE / 3
         self._give_up_if_over()
         return None
+
+    def handed_over(self) -> Fence | None:
+        """The fence, where the rows say that a release has handed it over; None too if it is to be asked for again.
+
+        That came after the entry by which it waits, so not before that was asked for: from then the ttl is counted.
+        Where a third of it is over by now, asking again renews it, as the keeper would.
+        """
+        mine = self._mine()
+        if mine is None or self._queued_at is None or mine.ttl < microseconds(self.wanted.ttl):
+            return None
+        fence = self._fence(mine.number, self._queued_at)
+        return fence if fence.remaining >= self.wanted.ttl * (SURE - 1 / 3) else None
+
+    def _mine(self) -> Row | None:
+        return next((row for row in self._rows[0] if row.owner == self.owner), None)
+
+    def _fence(self, token: int, sent_at: float) -> Fence:
+        return Fence(
+            name=self.wanted.name,
+            owner=self.owner,
+            token=token,
+            ttl=self.wanted.ttl,
+            sent_at=sent_at,
+            on_lost=self.wanted.on_lost,
+        )
 
     def failed(self, error: Exception) -> None:
         """It could not be asked, or there was no answer. Raises LockNotAcquired where time is over."""
@@ -184,10 +208,14 @@ class Attempt:
 
     def pause(self) -> float:
         """Seconds until the next look."""
-        return _random.uniform(SHORTEST_LOOK, LONGEST_LOOK) * min(1 + self._before(self._rows[1]), SLOWEST)
+        place = 1 + self._before(self._rows[1])
+        quick: float = max(QUICKEST_LOOK * place, (clock.monotonic() - self._moved_at) * SLOWING)
+        return min(quick, _random.uniform(SHORTEST_LOOK, LONGEST_LOOK) * min(place, SLOWEST))
 
     def look(self, holders: list[Row], waiters: list[Row]) -> None:
         """The rows of the lock, as they are now."""
+        if {row.owner for row in holders} != {row.owner for row in self._rows[0]}:
+            self._moved_at = clock.monotonic()
         self._rows = (holders, waiters)
         sightings.note([*holders, *waiters])
 
@@ -199,6 +227,8 @@ class Attempt:
             return True
         if self._answer is None or self._failure is not None:
             return False
+        if self._mine() is not None:
+            return True
         holders, waiters = self._rows
         if self._before(waiters) < self.wanted.limit - len(holders):
             return True

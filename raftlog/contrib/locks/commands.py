@@ -1,11 +1,13 @@
 """What happens to locks, in the log: acquire, renew, release. All that decides stands in the entry and in the tables.
 
 A lock is a semaphore of limit 1. Whoever asks for it is known by an `owner`, a random id for each attempt to hold
-it, so that asking twice is asking once.
+it, so that asking twice is asking once. It carries the ttl that is asked for, so that a release can hand the lock over:
+"0f3a….30000000", microseconds. Without one (older code on the waiter's host) the waiter asks for it itself.
 """
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from raftlog import command
@@ -88,10 +90,48 @@ def renew(ctx: Any, *, ttls: dict[str, int]) -> list[str]:
 
 
 @command(name="raftlog_locks.release", is_numbered=False)
-def release(ctx: Any, *, owners: list[str]) -> int:
-    """Neither hold nor wait any more. Returns how many did."""
+def release_only(ctx: Any, *, owners: list[str]) -> int:
+    """Neither hold nor wait any more. Returns how many did. While a voter has no newer code, this is proposed."""
     require_tables()
     return sum(model.objects.filter(owner__in=owners).delete()[0] for model in (Holder, Waiter))
+
+
+@command(name="raftlog_locks.release", version=2, is_numbered=False)
+def release(ctx: Any, *, owners: list[str]) -> int:
+    """As release_only(), and what was held goes to the first that waits for it, in the same entry.
+
+    One lock in an entry, as its index is the token; those who wait for the others ask for them.
+    """
+    require_tables()
+    freed = list(Holder.objects.filter(owner__in=owners).order_by("token").values_list("name", flat=True))
+    count = sum(model.objects.filter(owner__in=owners).delete()[0] for model in (Holder, Waiter))
+    for name in freed:
+        if Waiter.objects.filter(name=name).exists() and _hand_over(ctx, name, tick(ctx)):
+            break
+    return count
+
+
+def _hand_over(ctx: Any, name: str, now: int) -> bool:
+    """To the first that waits: there are not more holders than before the release, whatever their limit is."""
+    first = Waiter.objects.filter(name=name).order_by("ticket").first()
+    ttl = wanted_ttl(first.owner) if first is not None else 0
+    if first is None or not ttl:
+        return False
+    row = {"name": name, "owner": first.owner, "label": first.label, "renewed": ctx.index, "since": ctx.now}
+    first.delete()
+    Holder.objects.create(token=ctx.index, expires_at=now + ttl, ttl=ttl, **row)
+    return True
+
+
+def new_owner(ttl: int) -> str:
+    """A random id for one attempt to hold a lock for `ttl` microseconds. Not in a command."""
+    return f"{uuid.uuid4().hex}.{ttl}"
+
+
+def wanted_ttl(owner: str) -> int:
+    """Microseconds; 0: it does not say."""
+    digits = owner.partition(".")[2]
+    return int(digits) if digits.isascii() and digits.isdecimal() else 0
 
 
 @command(name="raftlog_locks.force_release", is_numbered=False)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from raftlog import clock
 from raftlog.contrib.locks.fence import SURE, Fence
-from raftlog.exceptions import RaftlogError
+from raftlog.exceptions import CommandNotSupported, RaftlogError
 
 logger = logging.getLogger("raftlog.locks")
 
@@ -130,7 +130,7 @@ class Keeper:
                 self._tell(fence, "it had expired, or was taken away, when it was renewed")
 
     def _release(self) -> None:
-        from raftlog.contrib.locks.commands import release
+        from raftlog.contrib.locks.commands import release, release_only
 
         with self._changed:
             now = clock.monotonic()
@@ -138,8 +138,12 @@ class Keeper:
             owners = sorted(self._given_up)
             if not owners or now < self._retry_at:
                 return
+        timeout = SHORTEST_WAIT if self._kept else LONGEST_WAIT
         try:
-            self._propose(release, SHORTEST_WAIT if self._kept else LONGEST_WAIT, owners=owners)
+            try:
+                self._propose(release, timeout, owners=owners)
+            except CommandNotSupported:  # a voter has older code: whoever waits asks for it
+                self._propose(release_only, timeout, owners=owners)
         except RaftlogError:
             with self._changed:
                 self._retry_at = clock.monotonic() + RETRY_INTERVAL

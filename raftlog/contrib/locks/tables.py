@@ -14,13 +14,15 @@ from raftlog.contrib.locks.exceptions import LockError, StaleToken
 
 
 class Row(NamedTuple):
-    """A holder or a waiter. `expires_at`: by the lock clock; `ttl` is microseconds, `renewed` an index of the log."""
+    """A holder or a waiter. `expires_at`: by the lock clock; `ttl` is microseconds, `renewed` an index of the log;
+    `number`: the token of a holder, the ticket of a waiter."""
 
     owner: str
     label: str
     expires_at: int
     ttl: int
     renewed: int
+    number: int
 
 
 def require_app() -> None:
@@ -70,9 +72,9 @@ def read(name: str) -> tuple[list[Row], list[Row]]:
     """Holders and waiters of a lock, the latter in their order. Two short local reads."""
     from raftlog.contrib.locks.models import Holder, Waiter
 
-    fields = Row._fields
-    holders = Holder.objects.filter(name=name).order_by("token").values_list(*fields)
-    waiters = Waiter.objects.filter(name=name).order_by("ticket").values_list(*fields)
+    fields = Row._fields[:-1]
+    holders = Holder.objects.filter(name=name).order_by("token").values_list(*fields, "token")
+    waiters = Waiter.objects.filter(name=name).order_by("ticket").values_list(*fields, "ticket")
     return [Row(*row) for row in holders], [Row(*row) for row in waiters]
 
 
