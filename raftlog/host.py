@@ -115,6 +115,10 @@ class HostProposer:
             self._refuse_to_become(error)
             self._become_for(Queued(payloads, clock.monotonic() + timeout, done))
 
+    def may_block(self) -> bool:
+        """See ports.Proposer."""
+        return self._node is None and self._place is not Place.MOVING and self._client.may_block()
+
     def read(self, timeout: float, done: ReadDone) -> None:
         """See ports.Proposer. Raises NodeUnavailable."""
         with self._changed:

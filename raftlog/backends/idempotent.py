@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Final, ParamSpec, TypeVar
 
+from asgiref.sync import iscoroutinefunction
 from django.db import DatabaseError, IntegrityError, connections, transaction
 
 from raftlog.backends.exceptions import TransactionConflict, UniqueConflict
@@ -149,9 +150,10 @@ class idempotent:
 
     def __call__(self, function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
         """As a decorator. Raises TypeError."""
-        if inspect.iscoroutinefunction(function):
+        if iscoroutinefunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a coroutine function: put what it writes into a synchronous function, "
+                f"{getattr(function, '__qualname__', function)} is a coroutine function:"
+                " put what it writes into a synchronous function, "
                 "decorate that, and await sync_to_async(it)(…)"
             )
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
+from asgiref.sync import iscoroutinefunction
 from django.db import connections
 from django.db.transaction import TransactionManagementError
 
@@ -32,9 +32,10 @@ def retry_on_conflict(function: Callable[Parameters, Result]) -> Callable[Parame
     It must not be called inside an open atomic(): what came before in that transaction could not be run again.
     In async code decorate the synchronous function that sync_to_async() calls. Raises TypeError.
     """
-    if inspect.iscoroutinefunction(function):
+    if iscoroutinefunction(function):
         raise TypeError(
-            f"{function.__qualname__} is a coroutine function, which retry_on_conflict cannot run again: put what it "
+            f"{getattr(function, '__qualname__', function)} is a coroutine function,"
+            " which retry_on_conflict cannot run again: put what it "
             "writes into a synchronous function, decorate that, and await sync_to_async(it)(…)"
         )
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, Final
 
+from asgiref.sync import iscoroutinefunction
+
 from raftlog.exceptions import InvalidArguments
 
 CHECKED_TYPES: Final = (
@@ -47,7 +49,7 @@ class Arguments:
 
     def _refuse_shape(self, parameters: list[inspect.Parameter]) -> None:
         where = f"@command {self._function.__module__}.{self._function.__qualname__}"
-        if inspect.iscoroutinefunction(self._function) or inspect.isgeneratorfunction(self._function):
+        if iscoroutinefunction(self._function) or inspect.isgeneratorfunction(self._function):
             raise TypeError(f"{where} must be a plain function: it runs in the thread that applies the log")
         if not parameters or parameters[0].kind not in (
             inspect.Parameter.POSITIONAL_ONLY,

@@ -220,7 +220,10 @@ async def apropose(
     if proposal_id:
         await asyncio.to_thread(_process.current)
         answers, woken = _async_answers()
-        attempt.repeat(proposal_id, answers)
+        if may_block(_process.current().proposer):
+            await asyncio.to_thread(attempt.repeat, proposal_id, answers)
+        else:
+            attempt.repeat(proposal_id, answers)
         await _wait(woken, attempt.patience())
         return attempt.repeated(proposal_id, answers.outcomes[0])
     for is_last in (False, True):
@@ -230,7 +233,7 @@ async def apropose(
         else:
             session = await asyncio.to_thread(_open_session, attempt.remaining())
         answers, woken = _async_answers()
-        sequence = session.submit([attempt.body], answers, attempt.remaining())
+        sequence = await _submit(session, attempt, answers)
         try:
             await _wait(woken, attempt.patience())
         except asyncio.CancelledError:
@@ -395,6 +398,29 @@ def _async_answers() -> tuple[Answers, asyncio.Event]:
             return
 
     return Answers(1, wake), woken
+
+
+def may_block(proposer: Proposer) -> bool:
+    """Whether proposing would connect first: not in an event loop."""
+    asked = getattr(proposer, "may_block", None)
+    return asked is not None and asked()
+
+
+async def _submit(session: ClientSession, attempt: _Attempt, answers: Answers) -> int:
+    """session.submit(), in a thread where that may wait. Cancelled meanwhile, its outcome is in doubt."""
+    if not may_block(session.proposer):
+        return session.submit([attempt.body], answers, attempt.remaining())
+    placing = asyncio.ensure_future(asyncio.to_thread(session.submit, [attempt.body], answers, attempt.remaining()))
+
+    def given_up(placed: asyncio.Future[int]) -> None:
+        if not placed.cancelled() and placed.exception() is None:
+            session.give_up(placed.result(), 1)
+
+    try:
+        return await asyncio.shield(placing)
+    except asyncio.CancelledError:
+        placing.add_done_callback(given_up)
+        raise
 
 
 async def _wait(woken: asyncio.Event, timeout: float) -> None:

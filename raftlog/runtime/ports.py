@@ -219,7 +219,10 @@ class Proposer(Protocol):
     """What `replication.propose` needs: the node in this process, or a client of the host's node."""
 
     def propose(self, payloads: list[bytes], timeout: float, done: Callable[[list[Outcome]], None]) -> None:
-        """As ServicePort.propose. Raises NodeUnavailable where the node cannot be reached (nothing was sent)."""
+        """As ServicePort.propose. Raises NodeUnavailable where the node cannot be reached (nothing was sent).
+
+        A proposer that may wait here, to connect, has a method `may_block()`, which says whether it would now.
+        """
         ...
 
     def read(self, timeout: float, done: Callable[[int, str], None]) -> None:

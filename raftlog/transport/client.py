@@ -116,6 +116,10 @@ class NodeClient:
         if direct:
             self._send_directly()
 
+    def may_block(self) -> bool:
+        """Whether a call would connect first, or wait for another thread that does: up to `connect_timeout`."""
+        return self._connection is None
+
     def request(self, name: str, arguments: dict[str, Any] | None = None, timeout: float = 5.0) -> Any:
         """Ask the node something by name. Raises NodeUnavailable, RequestFailed."""
         answered = threading.Event()

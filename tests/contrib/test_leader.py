@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from asgiref.sync import markcoroutinefunction
 
 import raftlog
 from raftlog.contrib import leader, locks
@@ -104,5 +105,19 @@ def test_coroutine_functions_are_refused_with_words():
     async def work():
         """Never called."""
 
-    with pytest.raises(TypeError, match="is a coroutine function: decorate what sync_to_async"):
-        raftlog.only_on_leader(work)
+    class View:
+        """As Django's asynchronous class-based views: called, it gives a coroutine."""
+
+        def __init__(self):
+            markcoroutinefunction(self)
+
+        def __call__(self):
+            return work()
+
+    for function in (work, View()):
+        with pytest.raises(TypeError, match="is a coroutine function: decorate what sync_to_async"):
+            raftlog.only_on_leader(function)
+        with pytest.raises(TypeError, match="is a coroutine function"):
+            raftlog.retry_on_conflict(function)
+        with pytest.raises(TypeError, match="is a coroutine function"):
+            raftlog.idempotent("key")(function)

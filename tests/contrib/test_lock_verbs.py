@@ -69,6 +69,13 @@ def test_a_lock_that_is_not_to_be_had_is_75_and_nothing_is_run(lock_node, tmp_pa
     api.give_back(held)
 
 
+@pytest.mark.parametrize("key", ["", "k" * 201], ids=["empty", "long"])
+def test_a_key_that_cannot_be_noted_is_refused_before_the_command_runs(lock_node, tmp_path, key):
+    with pytest.raises(CommandError, match=rf"key of a step has {len(key)} characters; give it 1 to 200"):
+        raft("lock", "deploy", "--once", key, "--", "touch", str(tmp_path / "ran"))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_step_is_run_once_for_each_key_and_again_where_it_failed(lock_node, tmp_path):
     log = tmp_path / "log"
     step = ["lock", "deploy", "--once", "v1", "--", "sh", "-c"]

@@ -18,7 +18,7 @@ from raftlog.contrib.queue.identity import id_in_command, uuid7
 from raftlog.contrib.queue.models import QueuedTask, State
 from raftlog.contrib.queue.running import Attempt
 from raftlog.contrib.queue.signals import task_finished
-from raftlog.contrib.queue.tasks import get_task
+from raftlog.contrib.queue.tasks import enqueue_described, get_task
 from raftlog.replication import propose
 from raftlog.replication.context import CommandContext
 from tests.contrib.queue_node import queue_node
@@ -495,3 +495,28 @@ def test_wrong_options_of_a_worker_are_told():
         raft("worker", "--processes", "0")
     with pytest.raises(ValueError, match="threads is 0"):
         Worker(threads=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"max_attempts": 1001}, "max_attempts is 1001, outside 1 to 1000"),
+        ({"max_attempts": "3"}, "max_attempts must be a number, not '3'"),
+        ({"priority": 40_000}, "priority is 40000, outside -100 to 100"),
+        ({"queue": "q" * 65}, "queue is 'q+'; use 1 to 64 characters"),
+        ({"name": ""}, "name is ''; use 1 to 200 characters"),
+        ({"arguments": [1]}, r"arguments must be .*, not \[1\]"),
+        ({"arguments": {"args": [{1}], "kwargs": {}}}, "argument 0 is no JSON"),
+        ({"colour": "red"}, "not colour"),
+    ],
+)
+def test_a_described_task_that_cannot_be_is_refused_by_field_value_and_limit(changed, says):
+    """In the command, alike on every node: one vendor's column would take what the other's refuses."""
+    described = note.describe("x") | changed
+    with pytest.raises((TypeError, ValueError), match=says):
+        enqueue_described(CommandContext(index=5, term=1, log_time=1_700_000_000_000_000), described)
+
+
+def test_a_described_task_lacks_nothing_that_it_needs():
+    with pytest.raises(TypeError, match="lacks name, arguments"):
+        enqueue_described(CommandContext(index=5, term=1, log_time=1_700_000_000_000_000), {})

@@ -401,6 +401,58 @@ def test_an_asynchronous_proposal_can_time_out_and_be_made_again(nails):
     assert asyncio.run(main()) == 99
 
 
+@pytest.fixture
+def connecting(nails, monkeypatch):
+    """Each proposal waits for a connection until the loop has turned; yields the threads in which it waited."""
+    threads, turned, propose_now = [], threading.Event(), nails.propose
+
+    def connect_and_propose(payloads, timeout, done):
+        threads.append(threading.current_thread())
+        assert turned.wait(20), "the event loop stood still"
+        propose_now(payloads, timeout, done)
+
+    asyncio.run(main_with_open(lambda: asyncio.sleep(0), nails))
+    monkeypatch.setattr(nails, "propose", connect_and_propose)
+    monkeypatch.setattr(nails, "may_block", lambda: True, raising=False)
+    return threads, turned
+
+
+def test_what_connects_first_does_not_hold_up_the_event_loop(nails, connecting):
+    threads, turned = connecting
+
+    async def main():
+        task = asyncio.create_task(commands.take.apropose(name="nail", quantity=1))
+        while not threads:
+            await asyncio.sleep(0)
+        turned.set()
+        return await task
+
+    assert asyncio.run(main()) == 99
+    assert threading.current_thread() not in threads
+
+
+def test_cancelled_while_it_connects_it_is_left_in_doubt(nails, connecting):
+    threads, turned = connecting
+
+    async def main():
+        task = asyncio.create_task(commands.take.apropose(name="nail", quantity=1))
+        while not threads:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        nails.hold = True
+        turned.set()
+        while not propose._process.session._doubtful:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    nails.release()
+    nails.settle()
+    assert not propose._process.session._doubtful
+    assert not propose._process.session._waiting
+
+
 def test_a_cancelled_proposal_is_left_in_doubt(nails):
     async def main():
         nails.hold = True

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import atexit
 import functools
-import inspect
 import logging
 import os
 import threading
 from collections.abc import Callable
 from typing import Any, Final, overload
+
+from asgiref.sync import iscoroutinefunction
 
 from raftlog.contrib.locks import api
 from raftlog.contrib.locks.exceptions import LockLost, LockNotAcquired
@@ -131,9 +132,10 @@ def only_on_leader(
     """
 
     def decorate(function: Function) -> Function:
-        if inspect.iscoroutinefunction(function):
+        if iscoroutinefunction(function):
             raise TypeError(
-                f"{function.__qualname__} is a coroutine function: decorate what sync_to_async() calls, or hold "
+                f"{getattr(function, '__qualname__', function)} is a coroutine function:"
+                " decorate what sync_to_async() calls, or hold "
                 "`async with raftlog.alock(…)`"
             )
 

@@ -175,10 +175,22 @@ def give_back(fence: Fence) -> None:
 
 
 def complete(fence: Fence, key: str) -> None:
-    """Note that the step `key` is done, so that no later holder does it again. Raises LockLost, ProposalError."""
+    """Note that the step `key` is done, so that no later holder does it again.
+
+    Raises LockLost, ProposalError, ValueError.
+    """
     from raftlog.contrib.locks import commands
 
+    check_key(key)
     commands.complete.propose(name=fence.name, owner=fence.owner, key=key)
+
+
+def check_key(key: str) -> None:
+    """Raises ValueError."""
+    from raftlog.contrib.locks.models import NAME_LENGTH
+
+    if not 0 < len(key) <= NAME_LENGTH or "\0" in key:
+        raise ValueError(f"the key of a step has {len(key)} characters; give it 1 to {NAME_LENGTH}, no NUL")
 
 
 async def agive_back(fence: Fence) -> None:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Final, overload
 
+from asgiref.sync import iscoroutinefunction
 from django.db import router
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -158,11 +159,31 @@ class Task:
 
 
 def enqueue_described(ctx: Any, call: dict[str, Any]) -> QueuedTask:
-    """In a command: enqueue what describe() gave, due at once, the same on every node whatever its code says."""
+    """In a command: enqueue what describe() gave, due at once, the same on every node whatever its code says.
+
+    Raises TypeError, ValueError: the command fails, alike on every node.
+    """
+    check_described(call)
     task_id, now = id_in_command(ctx)
     row = QueuedTask(id=task_id, enqueued_at=now, run_after=now, **call)
     row.save(force_insert=True)
     return row
+
+
+def check_described(call: dict[str, Any]) -> None:
+    """Raises TypeError, ValueError for what describe() did not give: the field, its value and its limit."""
+    if unknown := sorted(set(call) - set(_DESCRIBED)):
+        raise TypeError(f"a described task has the fields {', '.join(_DESCRIBED)}; not {', '.join(map(str, unknown))}")
+    if missing := [key for key in ("name", "arguments") if key not in call]:
+        raise TypeError(f"a described task lacks {', '.join(missing)}; hand over what describe() gave")
+    name, arguments = call["name"], call["arguments"]
+    if not name:
+        raise ValueError(f"a described task's name is {name!r}; use 1 to {NAME_LENGTH} characters")
+    options = {key: value for key, value in call.items() if key != "arguments"}
+    Task(enqueue_described, **options)  # its options are checked as those of any task
+    if not isinstance(arguments, dict) or arguments.keys() != {"args", "kwargs"}:
+        raise TypeError(f'task {name}: arguments must be {{"args": […], "kwargs": {{…}}}}, not {arguments!r}')
+    as_json(name, arguments["args"], arguments["kwargs"])
 
 
 def as_json(name: str, args: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +277,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Task 
     """
 
     def declare(function: Callable[..., Any]) -> Task:
-        if not callable(function) or inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        if not callable(function) or iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
             raise TypeError(
                 f"@task: {function!r} must be a plain function; in it, call async code with async_to_sync()"
             )

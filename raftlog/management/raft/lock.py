@@ -67,6 +67,8 @@ exit codes:
 
         name, key = options["lock"], options["once"]
         wanted = Wanted(name, options["ttl"], options["wait"])
+        if key is not None:  # before the command is run, whose end could not be noted
+            api.check_key(key)
         prepare(say)
         with Signals() as signals:
             try:
