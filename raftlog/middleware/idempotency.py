@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -23,8 +24,9 @@ from raftlog.runtime import clock
 
 logger = logging.getLogger("raftlog.middleware")
 
-# Answers that say "try again later": not recorded, and what the view wrote is rolled back, as with every 5xx.
-RETRIABLE: Final = frozenset({408, 409, 423, 425, 429})
+# Answers that say "try again later", or "not you, not now" (a token of CSRF that is missing, a login that has ended):
+# not recorded, and what the view wrote is rolled back, as with every 5xx.
+RETRIABLE: Final = frozenset({401, 403, 408, 409, 423, 425, 429})
 FORMS: Final = ("application/x-www-form-urlencoded", "multipart/form-data")
 CSRF_FIELD: Final = "csrfmiddlewaretoken"  # another one each time that a form is shown
 
@@ -102,6 +104,7 @@ class Idempotency:
 
     def _in_a_transaction(self, request: HttpRequest, name: IdempotencyName, asked: Any) -> HttpResponse:
         response: HttpResponse | None = None
+        session = SessionBefore(getattr(request, "session", None))
         with idempotent(name.key, scope=name.scope, asked=asked) as once:
             if not once.is_repeat:
                 response = self.get_response(request)
@@ -115,8 +118,9 @@ class Idempotency:
         if not once.is_repeat:
             assert response is not None
             return response
-        if response is not None:
+        if response is not None:  # another request was first: this one's transaction was rolled back
             response.close()
+            session.restore()
         return replayed(once.result)
 
     def _outside(self, request: HttpRequest, name: IdempotencyName, asked: Any) -> HttpResponse:
@@ -142,6 +146,28 @@ class Idempotency:
             "headers": {name: response[name] for name in self.recorded_headers if name in response},
             "body": response.content if is_kept else None,
         }
+
+
+class SessionBefore:
+    """A request's session before its view: SessionMiddleware would save what a view did that is rolled back."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        if session is not None:
+            was_loaded = hasattr(session, "_session_cache")
+            self._content = copy.deepcopy(session._session_cache) if was_loaded else None
+            self._state = (session._session_key, session.accessed, session.modified)
+
+    def restore(self) -> None:
+        """As it was, its key too: a view that logged somebody in has made another one."""
+        session = self._session
+        if session is None:
+            return
+        if self._content is not None:
+            session._session_cache = self._content
+        elif hasattr(session, "_session_cache"):
+            del session._session_cache  # loaded again where somebody asks
+        session._session_key, session.accessed, session.modified = self._state
 
 
 def is_final(response: HttpResponse) -> bool:

@@ -109,6 +109,7 @@ def missing(request):
 urlpatterns = [
     path("guarded/", guarded),
     path("missing/", missing),
+    path("shop/", lambda request: shop(request)),
     path("create/", create),
     path("other/", create),
     path("upload/", upload),
@@ -214,7 +215,7 @@ def test_what_is_no_key_is_refused(key):
     assert SEEN == []
 
 
-@pytest.mark.parametrize("status", [500, 503, 429, 409])
+@pytest.mark.parametrize("status", [500, 503, 429, 409, 401, 403])
 def test_an_answer_that_may_be_another_one_next_time_is_not_recorded_and_what_was_written_is_rolled_back(status):
     OPTIONS["status"] = status
     assert post().status_code == status
@@ -269,6 +270,59 @@ def test_an_answer_without_content_stays_without():
     post("/empty/")
     again = post("/empty/")
     assert (again.status_code, "Content-Type" in again.headers, is_replayed(again)) == (204, False, True)
+
+
+class Losing:
+    """An idempotent() that another one's transaction has outrun at its commit."""
+
+    is_repeat, result = False, None
+
+    def __init__(self, key, **options):
+        """As idempotent()'s."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.is_repeat = True
+        self.result = {"status": 200, "headers": {}, "body": b"the first one's"}
+
+
+def shop(request):
+    """Changes the session, after what stood in it was read or not."""
+    if "reads" in request.GET:
+        assert request.session.get("cart") == ["before"]
+    request.session.setdefault("cart", []).append("mine")
+    request.session["seen"] = True
+    if "cycles" in request.GET:
+        request.session.cycle_key()
+    return HttpResponse("mine")
+
+
+@pytest.mark.parametrize("query", ["", "?reads", "?cycles"])
+def test_a_request_that_another_one_outran_leaves_its_session_as_it_was(monkeypatch, query):
+    """Its view was rolled back; what it has put into the session must not be saved either."""
+    sessions = {
+        "MIDDLEWARE": ["django.contrib.sessions.middleware.SessionMiddleware", "raftlog.middleware.Idempotency"],
+        "SESSION_ENGINE": "django.contrib.sessions.backends.cache",
+        "CACHES": {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": query}},
+    }
+    with override_settings(**sessions):
+        client = Client()
+        stored = client.session
+        stored["cart"] = ["before"]
+        stored.save()
+        client.cookies["sessionid"] = stored.session_key
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "idempotent", Losing)
+            response = client.post(f"/shop/{query}", headers={"Idempotency-Key": "k"})
+        assert response.content == b"the first one's"
+        assert "sessionid" not in response.cookies
+        found = type(stored)(stored.session_key)
+        if query != "?cycles":  # there it was in the cache, which no rollback brings back
+            assert dict(found.items()) == {"cart": ["before"]}
+        assert client.post("/shop/", headers={"Idempotency-Key": "l"}).content == b"mine"
+        assert "seen" in type(stored)(client.cookies["sessionid"].value)
 
 
 # Conflicts
