@@ -36,6 +36,7 @@ def register_all() -> None:
         backend.check_engine,
         backend.check_options,
         backend.check_middleware,
+        backend.check_own_writes,
         backend.check_sessions,
         backend.check_references,
         backend.check_images,

@@ -21,6 +21,9 @@ from raftlog.replication.shapes import can_switch_triggers_off
 
 ENGINES: Final = {"sqlite": "raftlog.backends.sqlite3", "postgresql": "raftlog.backends.postgresql"}
 MIDDLEWARE: Final = "raftlog.middleware.RetryConflicts"
+OWN_WRITES: Final = "raftlog.middleware.ReadYourWrites"
+# They write when a response passes them: the session, or the commit of the view's transaction with its record.
+WRITERS: Final = ("django.contrib.sessions.middleware.SessionMiddleware", "raftlog.middleware.Idempotency")
 # RETURNING (keys of new rows), DROP COLUMN, generated columns shown by table_xinfo.
 OLDEST_SQLITE: Final = (3, 35, 0)
 # Of PostgreSQL's client package, for images.
@@ -99,6 +102,20 @@ def check_middleware(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessag
     else:
         message = f"MIDDLEWARE lacks {MIDDLEWARE}: requests that conflict with others fail instead of running again."
     return [warning("W006", message, f"Put {MIDDLEWARE!r} first in MIDDLEWARE.")]
+
+
+def check_own_writes(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:
+    """W009: writes that happen after ReadYourWrites has made the cookie."""
+    middleware = list(django_settings.MIDDLEWARE)
+    if OWN_WRITES not in middleware:
+        return []
+    before = [name for name in middleware[: middleware.index(OWN_WRITES)] if name in WRITERS]
+    message = (
+        f"{OWN_WRITES} stands after {' and '.join(before)} in MIDDLEWARE: what is written there when the response "
+        "passes is not in its cookie, and may not be seen by the user's next request."
+    )
+    hint = f"Put {OWN_WRITES!r} before them, right after {MIDDLEWARE!r}."
+    return [warning("W009", message, hint)] if before else []
 
 
 def check_sessions(app_configs: Any, **kwargs: Any) -> list[checks.CheckMessage]:

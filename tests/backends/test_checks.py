@@ -67,6 +67,27 @@ def test_an_old_sqlite(options, monkeypatch):
     assert ids(checks.check_options(None)) == ["E017"]
 
 
+OWN = "raftlog.middleware.ReadYourWrites"
+SESSIONS = "django.contrib.sessions.middleware.SessionMiddleware"
+ONCE = "raftlog.middleware.Idempotency"
+
+
+@pytest.mark.parametrize(
+    ("middleware", "words"),
+    [
+        ([FIRST, OWN, SESSIONS, ONCE], ""),
+        ([FIRST, SESSIONS, ONCE], ""),
+        ([FIRST, SESSIONS, OWN, ONCE], f"{OWN} stands after {SESSIONS} in"),
+        ([FIRST, SESSIONS, "other", ONCE, OWN], f"after {SESSIONS} and {ONCE} in"),
+    ],
+)
+def test_what_is_written_after_the_cookie_was_made(options, middleware, words):
+    with override_settings(MIDDLEWARE=middleware):
+        messages = checks.check_own_writes(None)
+    assert ids(messages) == (["W009"] if words else [])
+    assert all(words in message.msg for message in messages)
+
+
 @pytest.mark.parametrize(
     ("middleware", "words"),
     [([], ""), ([FIRST, "other"], ""), (["other"], "lacks"), (["other", FIRST], "not the first")],

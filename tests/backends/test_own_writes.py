@@ -117,6 +117,30 @@ def test_who_wrote_carries_the_index_of_that_and_who_read_carries_nothing(node):
     assert signing.loads(response.cookies[COOKIE].value, salt=SALT)[1] == node.machine.last_applied
 
 
+class SavesWhenTheResponsePasses:
+    """As SessionMiddleware does."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        response = self.get_response(request)
+        add_memo.propose(text="session")
+        return response
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_what_a_middleware_writes_counts_where_it_stands_behind(node, is_inside):
+    """The reason for the check W009."""
+    own, saver = "raftlog.middleware.ReadYourWrites", f"{__name__}.SavesWhenTheResponsePasses"
+    middleware = [own, saver] if is_inside else [saver, own]
+    with requests_settings, override_settings(MIDDLEWARE=middleware):
+        response = Client().get("/read/")
+    assert (COOKIE in response.cookies) is is_inside
+    if is_inside:
+        assert signing.loads(response.cookies[COOKIE].value, salt=SALT)[1] == node.machine.last_applied
+
+
 @requests_settings
 def test_the_next_request_waits_until_this_host_has_applied_it(node):
     client = with_mark(mark(node.machine.last_applied + 1))
