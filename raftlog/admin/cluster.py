@@ -8,7 +8,7 @@ from django.http import HttpRequest, HttpResponseBase
 
 from raftlog.admin.pages import Page, render, report_of_cluster
 from raftlog.observing.picture import picture, warnings
-from raftlog.observing.view import sentence
+from raftlog.observing.view import sentence, turn_sentence
 
 
 def view(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
@@ -21,6 +21,7 @@ def fragment_context(report: dict[str, Any] | None = None) -> dict[str, Any]:
     return {
         "report": report,
         "sentence": sentence(report),
+        "turn": turn_sentence(report),
         "picture": picture(report),
         "warnings": warnings(report),
         **colours(report),

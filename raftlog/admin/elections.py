@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponseBase
@@ -17,6 +20,7 @@ from raftlog.runtime import clock
 SHOWN_EVENTS: Final = 200
 SHOWN_TERMS: Final = 50
 BAR: Final = 600  # width of the timeline
+SHARED: Final = 1.0  # seconds for which everybody who looks gets the same answer of the nodes
 REASONS: Final = ("pre-candidate", "stepped-down", "transfer", "transfer-abandoned")
 
 
@@ -35,19 +39,51 @@ def fragment_context(report: dict[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
+class SharedAnswer:
+    """What several viewers ask for at about the same time is asked once. Thread-safe: the others wait for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._question: Any = None
+        self._answer: list[dict[str, Any]] = []
+        self._until = float("-inf")
+
+    def get(self, question: Any, ask_for_it: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        """The answer to an equal `question`, where it is younger than SHARED; else a new one. Raises what that does."""
+        with self._lock:
+            if question != self._question or clock.monotonic() >= self._until:
+                self._answer = ask_for_it()
+                self._question, self._until = question, clock.monotonic() + SHARED
+            return list(self._answer)
+
+
+_shared = SharedAnswer()
+
+
 def events_of_all(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """What every node that answers remembers, the newest first."""
+    """What every node that answers remembers, the newest first.
+
+    Shared for a moment, but not over a change of who leads or who answers: that is what people want to see at once.
+    """
+    there = tuple(row["node_id"] for row in report["members"] if row["reachable"])
+    question = (load_settings().data_dir, report["term"], report["leader_id"], there)
+    return _shared.get(question, partial(_ask_all, report))
+
+
+def _ask_all(report: dict[str, Any]) -> list[dict[str, Any]]:
     settings = load_settings()
-    found: list[dict[str, Any]] = []
-    for row in report["members"]:
-        if not row["reachable"]:
-            continue
+
+    def asked(row: dict[str, Any]) -> list[dict[str, Any]]:
         target = None if row["node_id"] == report["here"] else row["address"]
         try:
             events = ask(settings, "elections", {"count": SHOWN_EVENTS}, target=target, timeout=TIMEOUT)
         except (RaftlogError, OSError):
-            continue  # it went down just now, or runs an older version: the others remember too
-        found += [{**event, "node_id": row["node_id"]} for event in events]
+            return []  # it went down just now, or runs an older version: the others remember too
+        return [{**event, "node_id": row["node_id"]} for event in events]
+
+    rows = [row for row in report["members"] if row["reachable"]]
+    with ThreadPoolExecutor(max_workers=max(1, min(16, len(rows)))) as pool:
+        found = [event for events in pool.map(asked, rows) for event in events]
     return sorted(found, key=lambda event: event["at"], reverse=True)
 
 

@@ -17,7 +17,7 @@ from raftlog.asking import ask
 from raftlog.conf import Settings, load_settings
 from raftlog.exceptions import RaftlogError
 from raftlog.management.log_sources import NodeSource
-from raftlog.management.raft.log import Reader, columns_of
+from raftlog.management.raft.log import WINDOW, Reader, columns_of
 from raftlog.replication import codec
 from raftlog.replication.certify import decode_verdict
 from raftlog.replication.describe import KIND_NAMES, line_of, plain, shorten
@@ -26,6 +26,8 @@ from raftlog.runtime.ports import APPLIED, FAILED, Outcome
 
 PAGE_ENTRIES: Final = 50
 LOOKED_THROUGH: Final = 5_000  # entries for one page, where it is filtered
+LOOKED_BYTES: Final = 8 << 20  # of entries for one page; the newest of them is shown however large it is
+DETAILS: Final = 20_000  # characters of one entry's details
 STATUS: Final = {APPLIED: "applied", FAILED: "failed"}
 
 
@@ -76,20 +78,52 @@ def found(settings: Settings, form: FilterForm) -> dict[str, Any]:
         last = min(form.cleaned_data["before"] or source.last_index, source.last_index)
         window = LOOKED_THROUGH if form.is_filtered else PAGE_ENTRIES
         first = max(source.first_index, last - window + 1)
-        entries = reader.newest(form.matcher(), first, last, PAGE_ENTRIES)
-        entries.reverse()
-        older = (entries[-1]["index"] if len(entries) == PAGE_ENTRIES else first) - 1
+        entries, looked_to = newest_within(reader, form.matcher(), first, last, LOOKED_BYTES)
+        older = (entries[-1]["index"] if len(entries) == PAGE_ENTRIES else looked_to) - 1
         bounds = {
             "first_index": source.first_index,
             "last_index": source.last_index,
             "commit_index": source.commit_index,
-            "looked_at": (first, last),
+            "looked_at": (older + 1, last),
+            "stopped_by_size": len(entries) < PAGE_ENTRIES and looked_to > first,
+            "looked_bytes": LOOKED_BYTES,
             "older": older if older >= source.first_index else None,
             "newest": last == source.last_index,
         }
     if entries:
         tell_ends(settings, entries)
     return bounds | {"entries": [shown(entry) for entry in entries]}
+
+
+def newest_within(
+    reader: Reader, matches: Callable[[dict[str, Any]], bool], first: int, last: int, max_bytes: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Up to PAGE_ENTRIES that match, the newest first, and the lowest index that was looked at.
+
+    A window is read from its old end on, so it begins small and grows as sizes allow; one that turns out too large is
+    read again in smaller parts. At least the newest entry is looked at, so that going on from the end goes on.
+    """
+    found: list[dict[str, Any]] = []
+    window, left = 1, max_bytes
+    while last >= first and left > 0:
+        begin = max(first, last - window + 1)
+        entries, size = [], 0
+        for entry in reader.entries(begin, last):
+            entries.append(entry)
+            size += entry["bytes"]
+            if size > left and window > 1:
+                break
+        if size > left and window > 1:
+            window = max(window // 8, 1)
+            continue
+        for entry in filter(matches, reversed(entries)):
+            found.append(entry)
+            if len(found) == PAGE_ENTRIES:
+                return found, entry["index"]
+        left -= size
+        last = begin - 1
+        window = min(WINDOW, window * 4, max(1, left * len(entries) // max(size, 1)))
+    return found, last + 1
 
 
 def tell_ends(settings: Settings, entries: list[dict[str, Any]]) -> None:
@@ -134,7 +168,11 @@ def shown(entry: dict[str, Any]) -> dict[str, Any]:
 def details_of(entry: dict[str, Any]) -> str:
     hidden = ("index", "term", "time", "kind", "committed", "applied_at", "end")
     kept = {name: value for name, value in entry.items() if name not in hidden}
-    return msgspec.json.format(msgspec.json.encode(plain(kept)), indent=2).decode()
+    text = msgspec.json.format(msgspec.json.encode(plain(kept)), indent=2).decode()
+    if len(text) <= DETAILS:
+        return text
+    whole = f"manage.py raft log --from {entry['index']} --limit 1 --json"
+    return f"{text[:DETAILS]}…\n({len(text):,} characters; all of them: {whole})"
 
 
 PAGE = Page("log", "Log", view, permission="view_log")

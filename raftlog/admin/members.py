@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +11,7 @@ from django.contrib import messages
 from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.core.management.base import CommandError
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponseBase, HttpResponseRedirect
 
 from raftlog import conf
@@ -17,9 +19,12 @@ from raftlog.admin.cluster import colours
 from raftlog.admin.pages import Page, may, refuse_unless, render, report_of_cluster
 from raftlog.conf import load_settings
 from raftlog.consensus.configuration import Configuration, Server
+from raftlog.exceptions import RaftlogError
 from raftlog.management.members import Cluster, describe, refuse_lost_quorum, tolerance
 from raftlog.management.raft.add import incarnation_of
 from raftlog.models import Cluster as ClusterModel
+
+logger = logging.getLogger("raftlog.admin")
 
 PATIENCE: Final = 3.0  # seconds to find the leader
 NODE_ID_LENGTH: Final = 64
@@ -109,15 +114,19 @@ class Change:
         after = self.target or self.before
         return tolerance(len(self.before.voters)), tolerance(len(after.voters))
 
-    def carry_out(self) -> str:
-        """Begin it. Returns what was begun, for the history. Raises CommandError."""
+    @property
+    def words(self) -> str:
+        """What is to be done, for the history."""
+        return f"{self.title}: {describe(self.target or self.before)}"
+
+    def carry_out(self) -> None:
+        """Begin it. Raises CommandError."""
         if self.action == "transfer":
             self.cluster.request("transfer", {"to": self.node_id})
         elif self.action == "abandon":
             self.cluster.request("abandon_change", {})
         elif self.target is not None:
             self.cluster.change_to(self.target)
-        return f"{self.title}: {describe(self.target or self.before)}"
 
 
 def view(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
@@ -158,29 +167,56 @@ def act(request: HttpRequest, context: dict[str, Any]) -> HttpResponseBase:
             return render(
                 request, "confirm", context | {"change": change, "data": {**data, "action": action}, "live_path": ""}
             )
-        done = change.carry_out()
+        begin_and_record(request, change)
     except CommandError as error:
         messages.error(request, str(error))
         return HttpResponseRedirect(here)
-    record(request, change, done)
     messages.success(request, f"{change.title}: begun. This page follows it.")
     return HttpResponseRedirect(here)
 
 
-def record(request: HttpRequest, change: Change, done: str) -> None:
-    """In the admin's history. The change itself is an entry of the log."""
+def begin_and_record(request: HttpRequest, change: Change) -> None:
+    """Carry it out, with a row in the admin's history that is there before, and is completed with how it went.
+
+    Where this process dies in between, the row says "asked for": who wanted what is known whatever becomes of it, and
+    whether it was done, the log says. Nothing is carried out without a row. Raises CommandError.
+    """
+    try:
+        row = record(request, change, f"{change.words} (asked for)")
+    except (DatabaseError, RaftlogError) as error:
+        hint = "`manage.py raft remove` and its like keep no history"
+        raise CommandError(f"Nothing was done: the admin's history cannot be written ({error}); {hint}.") from error
+    try:
+        change.carry_out()
+    except CommandError as error:
+        complete(row, f"{change.words} (failed: {error})")
+        raise
+    complete(row, f"{change.words} (begun)")
+
+
+def record(request: HttpRequest, change: Change, said: str) -> Any:
+    """The row, which is durable when this returns."""
     from django.contrib.admin.models import CHANGE, LogEntry  # a model: only where the app is installed
 
     if not request.user.is_authenticated:
         raise PermissionDenied
-    LogEntry.objects.create(
+    return LogEntry.objects.create(
         user_id=request.user.pk,
         content_type_id=ContentType.objects.get_for_model(ClusterModel, for_concrete_model=False).pk,
         object_id=change.node_id,
         object_repr=f"member {change.node_id}" if change.node_id else "cluster",
         action_flag=CHANGE,
-        change_message=done,
+        change_message=said,
     )
+
+
+def complete(row: Any, said: str) -> None:
+    """The change is begun or refused already: a row that cannot be completed is logged, and stays "asked for"."""
+    row.change_message = said
+    try:
+        row.save(update_fields=["change_message"])
+    except (DatabaseError, RaftlogError) as error:
+        logger.warning("the history does not say how this went: %s: %s", said, error)
 
 
 PAGE = Page("members", "Members", view, live=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
 from django.contrib import admin
+from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponseBase
 from django.urls import URLPattern, path
 
@@ -15,14 +17,22 @@ from raftlog.admin.pages import Page, context_of, refuse_unless
 PAGES: Final = [cluster.PAGE, members.PAGE, log.PAGE, elections.PAGE, sessions.PAGE, consistency.PAGE]
 
 
+def outside_transactions(view: Callable[..., HttpResponseBase]) -> Callable[..., HttpResponseBase]:
+    """Else, under ATOMIC_REQUESTS, a row of the history is not there before the change, and goes with a failure."""
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 class ClusterAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Pages instead of a list of rows."""
 
     def get_urls(self) -> list[URLPattern]:
         views = [(page, "" if page is cluster.PAGE else f"{page.name}/") for page in PAGES]
         patterns = [
-            path(route, self.admin_site.admin_view(partial(self.show, page)), name=f"raftlog_cluster_{page.name}")
+            path(route, outside_transactions(self.admin_site.admin_view(partial(self.show, page))), name=name)
             for page, route in views
+            for name in [f"raftlog_cluster_{page.name}"]
         ]
         # The name under which the admin's index links to a model.
         return [*patterns, path("", patterns[0].callback, name="raftlog_cluster_changelist")]

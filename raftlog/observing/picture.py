@@ -45,7 +45,7 @@ def picture(report: dict[str, Any]) -> dict[str, Any]:
 def state_of(row: dict[str, Any]) -> str:
     if not row["reachable"]:
         return "down"
-    if not row["healthy"]:
+    if row["healthy"] is False:
         return "ill"
     return str(row["role"])
 
@@ -71,7 +71,8 @@ def warnings(report: dict[str, Any]) -> list[dict[str, str]]:
             found.append(warning(row, problem, advice))
         if (row["behind"] or 0) > FAR_BEHIND:
             found.append(warning(row, f"is {row['behind']:,} entries behind", "It catches up by itself while it runs."))
-        if row["disk"] and row["disk"]["free"] < row["disk"]["total"] / 20:
+        disk = row["disk"] or {}
+        if disk.get("free", 1) < disk.get("total", 0) / 20:
             found.append(warning(row, "its disk is over 95 % full", "Make room, or let the log be compacted earlier."))
     return found
 

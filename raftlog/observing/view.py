@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 from raftlog.conf import Settings
 from raftlog.exceptions import RaftlogError
 
 HAS_LEADER, NO_LEADER, UNREACHABLE = 0, 1, 2
+UNKNOWN: Final = "unknown"
 
 _SHOWN = (
     *("role", "current_term", "leader_id", "commit_index", "last_applied", "last_index", "first_index", "healthy"),
@@ -24,11 +25,11 @@ def collect(settings: Settings, ask: Ask) -> dict[str, Any]:
     """Ask everyone and say what it adds up to, as plain data."""
     local, _ = _ask(ask, None)
     members = dict(settings.members)
-    if local is not None and local["members"]:
+    if local is not None and local.get("members"):
         members = {node_id: member["address"] for node_id, member in local["members"].items()}
     answers: dict[str, tuple[dict[str, Any] | None, str]] = {}
     if local is not None:
-        answers[local["node_id"]] = (local, "")
+        answers[local.get("node_id", settings.node_id)] = (local, "")
     others = [node_id for node_id in members if node_id not in answers]
     if others:
         with ThreadPoolExecutor(max_workers=min(16, len(others))) as pool:
@@ -45,39 +46,50 @@ def _ask(ask: Ask, target: str | None) -> tuple[dict[str, Any] | None, str]:
 
 
 def summarize(members: dict[str, str], answers: dict[str, tuple[dict[str, Any] | None, str]]) -> dict[str, Any]:
-    """The report: the leader of the newest term, the voters that answer, and a row for each member."""
-    statuses = {node_id: status for node_id, (status, _) in answers.items() if status is not None}
-    leaders = [status for status in statuses.values() if status["role"] == "leader"]
-    leader = max(leaders, key=lambda status: int(status["current_term"]), default=None)
-    newest = leader or max(statuses.values(), key=lambda status: int(status["current_term"]), default=None)
-    known = newest["members"] if newest else {}
+    """The report: the leader of the newest term, the voters that answer, and a row for each member.
+
+    A node of another version may leave out any key of its status: what follows from it is None then, or UNKNOWN where
+    it is a word that people read.
+    """
+    statuses = {
+        node_id: {"node_id": node_id, "role": UNKNOWN} | status
+        for node_id, (status, _) in answers.items()
+        if status is not None
+    }
+    leader = max((status for status in statuses.values() if status["role"] == "leader"), key=_term, default=None)
+    newest = leader or max(statuses.values(), key=_term, default=None) or {}
+    known = newest.get("members") or {}
     voters = [node_id for node_id in members if not known or known.get(node_id, {}).get("voter", False)]
     answering = [node_id for node_id in voters if node_id in statuses]
     majority = len(answering) > len(voters) // 2
     exit_code = UNREACHABLE if not statuses else HAS_LEADER if leader and majority else NO_LEADER
     return {
         "leader_id": leader["node_id"] if leader else None,
-        "term": newest["current_term"] if newest else None,
-        "cluster_id": newest["cluster_id"] if newest else None,
+        "term": newest.get("current_term"),
+        "cluster_id": newest.get("cluster_id"),
         "voters": len(voters),
         "voters_answering": len(answering),
         "majority": majority,
         "exit_code": exit_code,
-        "commit_index": leader["commit_index"] if leader else None,
+        "commit_index": leader.get("commit_index") if leader else None,
         "write_turn": leader.get("write_turn") if leader else None,
-        "configuration": newest.get("configuration") if newest else None,
-        "members": [_row(node_id, address, answers, leader) for node_id, address in members.items()],
+        "configuration": newest.get("configuration"),
+        "members": [
+            _row(node_id, address, statuses.get(node_id), answers.get(node_id, (None, "was not asked"))[1], leader)
+            for node_id, address in members.items()
+        ],
     }
 
 
+def _term(status: dict[str, Any]) -> int:
+    return int(status.get("current_term", 0))
+
+
 def _row(
-    node_id: str,
-    address: str,
-    answers: dict[str, tuple[dict[str, Any] | None, str]],
-    leader: dict[str, Any] | None,
+    node_id: str, address: str, status: dict[str, Any] | None, error: str, leader: dict[str, Any] | None
 ) -> dict[str, Any]:
-    status, error = answers.get(node_id, (None, "was not asked"))
-    seen_by_leader = leader["members"].get(node_id, {}) if leader else {}
+    seen_by_leader = (leader.get("members") or {}).get(node_id, {}) if leader else {}
+    knows = leader or status or {}
     row: dict[str, Any] = {
         "node_id": node_id,
         "address": address,
@@ -85,26 +97,35 @@ def _row(
         "error": error,
         "last_contact": seen_by_leader.get("last_contact"),
         "lag": seen_by_leader.get("lag"),
-        "kind": kind_of(node_id, (leader or status or {}).get("configuration")),
-        "priority": ((leader or status or {}).get("members", {}).get(node_id) or {}).get("priority"),
+        "kind": kind_of(node_id, knows.get("configuration")),
+        "priority": ((knows.get("members") or {}).get(node_id) or {}).get("priority"),
         # The peers that this node has a connection to, and those that it has not.
-        "links": {peer: each.get("connected", False) for peer, each in status["members"].items() if peer != node_id}
-        if status
-        else {},
+        "links": {
+            peer: each.get("connected", False)
+            for peer, each in ((status or {}).get("members") or {}).items()
+            if peer != node_id
+        },
     }
     row |= {name: status.get(name) if status else None for name in _SHOWN}
-    row["behind"] = max(0, leader["commit_index"] - row["last_applied"]) if leader and status else None
+    row["behind"] = _less(leader.get("commit_index"), row["last_applied"]) if leader else None
+    # Of its own committed entries; `behind` counts from what the leader has committed.
+    row["backlog"] = _less(row["commit_index"], row["last_applied"])
+    row["log_bytes"] = ((row["snapshots"] or {}).get("compaction") or {}).get("log_bytes")
     return row
+
+
+def _less(index: int | None, other: int | None) -> int | None:
+    return None if index is None or other is None else max(0, index - other)
 
 
 def kind_of(node_id: str, configuration: dict[str, Any] | None) -> str:
     """What a member is: "voter", "learner", "joining" (to become a voter), "leaving", or "" where nobody knows."""
     if configuration is None:
         return ""
-    goal, voters = configuration["goal_voters"], configuration["voters"]
+    goal, voters = configuration.get("goal_voters", ()), configuration.get("voters", ())
     if goal and node_id in goal and node_id not in voters:
         return "joining"
-    if node_id in voters or node_id in configuration["outgoing"]:
+    if node_id in voters or node_id in configuration.get("outgoing", ()):
         return "leaving" if goal and node_id not in goal else "voter"
     return "learner"
 
@@ -135,3 +156,23 @@ def sentence(report: dict[str, Any]) -> str:
         return f"No leader ({votes}: {why})."
     warning = "" if report["majority"] else ": no majority, so nothing can be written"
     return f"{report['leader_id']} leads in term {report['term']} ({votes}{warning})."
+
+
+def turn_sentence(report: dict[str, Any]) -> str:
+    """Who has the cluster's write turn; "": nobody, or it is not known."""
+    turn = report["write_turn"] or {}
+    if not turn.get("holder"):
+        return ""
+    return f"{turn['holder']} has the write turn{' for a schema change' if turn.get('fence') else ''}."
+
+
+def image_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """{"words", "percent" or None} of the image of the database that a member pulls or makes now; None: none."""
+    snapshots = row["snapshots"] or {}
+    if pulling := snapshots.get("pulling"):
+        words = f"{pulling.get('step', 'pulling an image')} {pulling.get('from', '')}".strip()
+        return {"words": words, "percent": pulling.get("percent")}
+    if making := (snapshots.get("serving") or {}).get("making"):
+        done, total = making.get("bytes", 0), making.get("total", 0)
+        return {"words": "making an image", "percent": round(100 * done / total, 1) if total else None}
+    return None

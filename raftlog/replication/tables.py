@@ -20,7 +20,32 @@ from raftlog.replication.fingerprint import EMPTY
 SCHEMA_VERSION: Final = 2
 
 
-class AppliedIndex(models.Model):
+class NoRows(models.Manager[Any]):
+    """What Django finds when it goes through all models: nothing.
+
+    A fixture of these tables would tell the database that it is loaded into that entries were applied which were not,
+    and `dumpdata` would fail where no node has made the tables. raftlog itself reads them by `objects`.
+    """
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        return super().get_queryset().none()
+
+
+class Internal(models.Model):
+    """Base of the unmanaged ones."""
+
+    # The first one is the default, and that of `dumpdata`; `dumpdata --all` asks the base manager.
+    no_rows = NoRows()
+    objects: models.Manager[Any] = models.Manager()
+
+    class Meta:
+        abstract = True
+        app_label = "raftlog"
+        managed = False
+        base_manager_name = "no_rows"
+
+
+class AppliedIndex(Internal):
     """One row: the point of the log that this database stands at. Changes: in every transaction of apply."""
 
     # Always 1. Replicated.
@@ -40,16 +65,15 @@ class AppliedIndex(models.Model):
     # How this database differs from that of the cluster's majority, "": it is not known to. Node-local.
     diverged: models.TextField[str, str] = models.TextField()
 
-    class Meta:
-        app_label = "raftlog"
-        managed = False
+    class Meta(Internal.Meta):
+        abstract = False
         verbose_name_plural = "applied index"
 
     def __str__(self) -> str:
         return f"index {self.applied_index} of term {self.applied_term}"
 
 
-class ClientSession(models.Model):
+class ClientSession(Internal):
     """A process that proposes. All columns are replicated."""
 
     # 16 random bytes, chosen by the client.
@@ -61,15 +85,14 @@ class ClientSession(models.Model):
     # Every sequence below it has been answered; results below it are forgotten.
     acknowledged_below: models.BigIntegerField[int, int] = models.BigIntegerField()
 
-    class Meta:
-        app_label = "raftlog"
-        managed = False
+    class Meta(Internal.Meta):
+        abstract = False
 
     def __str__(self) -> str:
         return bytes(self.session).hex()
 
 
-class SessionResult(models.Model):
+class SessionResult(Internal):
     """How an entry of a session ended: what a repeat of it is answered with. All columns are replicated."""
 
     pk = models.CompositePrimaryKey("session", "sequence")
@@ -82,9 +105,8 @@ class SessionResult(models.Model):
     # The encoded return value, or the encoded failure.
     result: models.BinaryField[bytes, bytes] = models.BinaryField()
 
-    class Meta:
-        app_label = "raftlog"
-        managed = False
+    class Meta(Internal.Meta):
+        abstract = False
 
     def __str__(self) -> str:
         return f"{bytes(self.session).hex()}:{self.sequence}"

@@ -102,7 +102,7 @@ def test_a_node_is_added_and_goes_from_learner_to_voter_on_the_page(browser, all
         "from django.contrib.admin.models import LogEntry; e = LogEntry.objects.latest('pk');"
         "print(e.user.username, e.content_type.model, e.object_repr, e.change_message)",
     )
-    assert "admin cluster member d Add d: voters a, b, c, d" in history
+    assert "admin cluster member d Add d: voters a, b, c, d (begun)" in history
     tab.page.click("button[aria-label='Remove d']")
     tab.page.click("input[value='Yes, I’m sure']")
     tab.wait_for_text("#rl-health", "3 of 3 up")

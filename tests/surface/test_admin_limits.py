@@ -11,14 +11,7 @@ CATASTROPHIC = "(a+)+$"
 
 
 @pytest.fixture
-def admin_pages(settings, tmp_path):
-    settings.INSTALLED_APPS = [
-        *settings.INSTALLED_APPS,
-        "django.contrib.sessions",
-        "django.contrib.messages",
-        "django.contrib.admin",
-    ]
-    settings.RAFTLOG = {"DATA_DIR": str(tmp_path)}
+def admin_pages(with_admin):
     from raftlog.admin import consistency, log
 
     return {"log": log, "consistency": consistency}

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from django.template import loader
 
 from raftlog import conf
 from raftlog.exceptions import NodeUnavailable
@@ -14,7 +15,7 @@ ADDRESSES = {"a": "ws://127.0.0.1:1001", "b": "ws://127.0.0.1:1002", "c": "ws://
 
 
 @pytest.fixture
-def settings():
+def config():
     return conf.load_settings({"NODE_ID": "a", "MEMBERS": ADDRESSES})
 
 
@@ -42,8 +43,8 @@ def asking(local, **remote):
     return ask
 
 
-def test_with_a_leader_and_a_majority_it_names_the_leader_and_who_is_unreachable(settings):
-    report = module.collect(settings, asking(said_by("a", applied=7), b=said_by("b", role="leader")))
+def test_with_a_leader_and_a_majority_it_names_the_leader_and_who_is_unreachable(config):
+    report = module.collect(config, asking(said_by("a", applied=7), b=said_by("b", role="leader")))
     assert report["exit_code"] == 0
     assert report["leader_id"] == "b"
     assert module.sentence(report) == "b leads in term 3 (2 of 3 voters answer)."
@@ -53,52 +54,98 @@ def test_with_a_leader_and_a_majority_it_names_the_leader_and_who_is_unreachable
     assert "NodeUnavailable" in rows["c"]["error"]
 
 
-def test_an_election_is_told_from_a_lost_majority(settings):
+def test_an_election_is_told_from_a_lost_majority(config):
     candidates = asking(said_by("a", role="candidate", leader=""), b=said_by("b", leader=""))
-    report = module.collect(settings, candidates)
+    report = module.collect(config, candidates)
     assert (report["exit_code"], report["leader_id"]) == (1, None)
     assert "election is going on" in module.sentence(report)
-    report = module.collect(settings, asking(said_by("a", leader="")))
+    report = module.collect(config, asking(said_by("a", leader="")))
     assert (report["exit_code"], report["majority"]) == (1, False)
     assert module.sentence(report).startswith("No leader (1 of 3 voters answer: no majority")
 
 
-def test_a_deposed_leader_of_an_older_term_is_not_the_leader(settings):
-    report = module.collect(
-        settings, asking(said_by("a", role="leader", term=2), b=said_by("b", role="leader", term=3))
-    )
+def test_a_deposed_leader_of_an_older_term_is_not_the_leader(config):
+    report = module.collect(config, asking(said_by("a", role="leader", term=2), b=said_by("b", role="leader", term=3)))
     assert report["leader_id"] == "b"
 
 
-def test_a_leader_without_a_majority_is_no_success(settings):
-    report = module.collect(settings, asking(said_by("a", role="leader", leader="a")))
+def test_a_leader_without_a_majority_is_no_success(config):
+    report = module.collect(config, asking(said_by("a", role="leader", leader="a")))
     assert report["exit_code"] == 1
     assert "nothing can be written" in module.sentence(report)
 
 
-def test_the_members_of_the_settings_are_asked_where_the_local_node_is_down(settings):
-    report = module.collect(settings, asking(None, b=said_by("b", role="leader"), c=said_by("c")))
+def test_the_members_of_the_settings_are_asked_where_the_local_node_is_down(config):
+    report = module.collect(config, asking(None, b=said_by("b", role="leader"), c=said_by("c")))
     assert (report["exit_code"], report["leader_id"]) == (0, "b")
 
 
-def test_where_nobody_answers_it_says_so(settings):
-    report = module.collect(settings, asking(None))
+def test_where_nobody_answers_it_says_so(config):
+    report = module.collect(config, asking(None))
     assert report["exit_code"] == 2
     assert "raft run" in module.sentence(report)
 
 
-def test_members_that_the_log_knows_are_asked_and_learners_do_not_vote(settings):
+def test_members_that_the_log_knows_are_asked_and_learners_do_not_vote(config):
     local = said_by("a", role="leader", leader="a")
     local["members"]["d"] = {"address": ADDRESSES["c"], "voter": False, "learner": True, "last_contact": None, "lag": 4}
-    report = module.collect(settings, asking(local, b=said_by("b")))
+    report = module.collect(config, asking(local, b=said_by("b")))
     assert report["voters"] == 3
     assert {row["node_id"]: row["lag"] for row in report["members"]}["d"] == 4
 
 
-def test_the_table_and_the_json_say_the_same(settings):
-    report = module.collect(settings, asking(said_by("a"), b=said_by("b", role="leader")))
+def test_the_table_and_the_json_say_the_same(config):
+    report = module.collect(config, asking(said_by("a"), b=said_by("b", role="leader")))
     text, data = io.StringIO(), io.StringIO()
     module.show(report, Output(text))
     module.show(report, Output(data, as_json=True))
     assert "unreachable" in text.getvalue()
     assert json.loads(data.getvalue())["members"][2]["reachable"] is False
+
+
+FACTS = {
+    "disk": {"taken": 3_000_000, "free": 8_000_000_000, "total": 10_000_000_000},
+    "snapshots": {
+        "pulling": {"step": "pulling an image from", "from": "b", "percent": 42.4},
+        "serving": {"making": None, "images": []},
+        "compaction": {"log_bytes": 2_000_000, "files": 3, "problem": ""},
+    },
+}
+
+
+def test_the_terminal_tells_what_the_cluster_page_tells(config):
+    behind = said_by("a", applied=7, commit_index=9, warnings=["the disk is full: no room"], **FACTS)
+    leader = said_by("b", role="leader", write_turn={"holder": "c", "fence": True})
+    text = io.StringIO()
+    module.show(module.collect(config, asking(behind, b=leader)), Output(text))
+    lines = text.getvalue().splitlines()
+    assert lines[0].endswith("c has the write turn for a schema change.")
+    columns, row = lines[1], next(line for line in lines if line.startswith("a "))
+    for name in ("behind", "backlog", "log", "folder", "free", "image"):
+        assert name in columns.split()
+    for value in ("3", "2", "2.0 MB", "3.0 MB", "8.0 GB", "pulling an image from b, 42 %"):
+        assert f" {value} " in row
+    assert any(line.startswith("a the disk is full: no room  → Make room on that host") for line in lines)
+    assert any(line.startswith("c cannot be reached") and "→ Start `manage.py raft run`" in line for line in lines)
+
+
+@pytest.mark.parametrize("lacking", sorted(said_by("b") | FACTS | {"configuration": None, "warnings": None}))
+def test_a_node_of_another_version_may_leave_out_any_key_of_its_status(with_admin, lacking):
+    from raftlog.admin.cluster import fragment_context
+
+    config = conf.load_settings({"NODE_ID": "a", "MEMBERS": ADDRESSES})
+    configuration = {"voters": list("abc"), "outgoing": [], "goal_voters": [], "learners": []}
+    whole = {"configuration": configuration, "warnings": [], "version": "1", "links": {}, **FACTS}
+    for role in ("leader", "follower"):
+        local, remote = said_by("a", role="leader", **whole), said_by("b", **whole)
+        (local if role == "leader" else remote).pop(lacking)
+        text = io.StringIO()
+        report = module.collect(config, asking(local, b=remote))
+        module.show(report, Output(text))
+        assert "reach" in text.getvalue()
+        rows = {row["node_id"]: row for row in report["members"]}
+        assert [rows["a"]["reachable"], rows["b"]["reachable"], rows["c"]["reachable"]] == [True, True, False]
+        page = loader.render_to_string("admin/raftlog/cluster/_cluster.html", fragment_context(report))
+        assert page.count("cannot be reached") >= 2  # of the picture and the table: c, and nobody else
+        assert ("unknown" in page) is (lacking == "role")
+        assert ("unknown" in text.getvalue()) is (lacking == "role")

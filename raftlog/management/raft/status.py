@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 from rich.console import Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
@@ -13,7 +14,8 @@ from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
-from raftlog.observing.view import Ask, collect, health, sentence
+from raftlog.observing.picture import warnings
+from raftlog.observing.view import Ask, collect, health, image_of, sentence, turn_sentence
 from raftlog.runtime import clock
 
 
@@ -26,8 +28,13 @@ The members are those that the log knows, or those of RAFTLOG["MEMBERS"] where t
 
 columns:
   applied   last index whose effects are in that node's database
-  behind    committed entries that it has not applied yet
+  behind    entries that the leader has committed and this node has not applied
+  backlog   entries that it knows to be committed, and has not applied yet
   contact   seconds since the leader heard from it
+  log       size of its log's files; folder: of all that it keeps; free: what its disk has left
+  image     the image of the database (snapshot) that it pulls or makes now, and how far it is
+
+Below the table: what needs attention, and what to do about it, as the admin's Cluster page says it.
 
 examples:
   manage.py raft status
@@ -81,23 +88,50 @@ def show(report: dict[str, Any], output: Output) -> None:
 
 
 def rendered(report: dict[str, Any]) -> RenderableType:
-    """A table, and a sentence that says whether the cluster can write."""
-    columns = ["node", "role", "term", "committed", "applied", "behind", "contact", "address", "problems"]
+    """A table, a sentence that says whether the cluster can write, and what needs attention."""
+    columns = [
+        *("node", "role", "term", "committed", "applied", "behind", "backlog"),
+        *("contact", "log", "folder", "free", "image", "address"),
+    ]
     rows = [
         [
             row["node_id"],
-            row["role"] or "unreachable",
-            row["current_term"],
-            row["commit_index"],
-            row["last_applied"],
-            row["behind"],
+            role_of(row),
+            *(row["current_term"], row["commit_index"], row["last_applied"], row["behind"], row["backlog"]),
             row["last_contact"],
+            size(row["log_bytes"]),
+            *(size((row["disk"] or {}).get(name)) for name in ("taken", "free")),
+            image_words(row),
             row["address"],
-            row["error"] or "; ".join([*(row["problems"] or []), *(row["warnings"] or [])]),
         ]
         for row in report["members"]
     ]
-    return Group(Text(f"{sentence(report)} {health(report)}", style="bold"), table(columns, rows))
+    said = " ".join(filter(None, [sentence(report), health(report), turn_sentence(report)]))
+    return Group(Text(said, style="bold"), table(columns, rows), *map(warning_line, warnings(report)))
+
+
+def role_of(row: dict[str, Any]) -> str:
+    """Of a member, and what it is where that is no voter."""
+    if not row["reachable"]:
+        return "unreachable"
+    kind = row["kind"]
+    return f"{row['role']}, {kind}" if kind and kind != "voter" else str(row["role"])
+
+
+def size(count: int | None) -> str | None:
+    return None if count is None else decimal(count)
+
+
+def image_words(row: dict[str, Any]) -> str | None:
+    image = image_of(row)
+    if image is None:
+        return None
+    return image["words"] if image["percent"] is None else f"{image['words']}, {image['percent']:.0f} %"
+
+
+def warning_line(each: dict[str, str]) -> Text:
+    line = Text(f"{each['node_id']} {each['text']}", style="yellow")
+    return line.append(f"  → {each['advice']}", style="dim") if each["advice"] else line
 
 
 VERB = StatusVerb
