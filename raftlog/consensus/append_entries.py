@@ -91,6 +91,25 @@ def next_append_entries(
     return None
 
 
+def may_be_due(state: ServerState, peer: str, now: float) -> bool:
+    """Whether the leader may have something for `peer`; cheap. False: nothing is due, whatever is asked for."""
+    leadership, progress = _leadership(state), state.progress.get(peer)
+    if progress is None:
+        return False
+    if peer == leadership.transfer_to or peer in leadership.leaving or now >= progress.retry_at:
+        return True
+    if install_snapshot.needs_snapshot(state, progress):
+        return progress.state is not ProgressState.SNAPSHOT or (
+            progress.snapshot_index < state.log.base.index or is_heartbeat_due(state, progress, now)
+        )
+    settings = state.settings
+    if progress.next_index <= state.log.last_index and progress.has_room(
+        settings.max_inflight_messages, settings.max_inflight_bytes
+    ):
+        return True
+    return is_heartbeat_due(state, progress, now)
+
+
 def is_heartbeat_due(state: ServerState, progress: Progress, now: float) -> bool:
     """By the timer; for a read's round; or to tell a follower that has everything of a newer commit_index."""
     leadership = _leadership(state)
@@ -112,12 +131,17 @@ def commit_notice_deadline(state: ServerState, progress: Progress) -> float:
     return progress.last_sent_at + state.settings.commit_delay
 
 
-def heartbeat_deadline(state: ServerState, peer: str) -> float:
-    """When next_append_entries() has something without further input."""
+def heartbeat_deadline(state: ServerState, peer: str, *, expecting: bool = False) -> float:
+    """When next_append_entries() has something without further input.
+
+    expecting: or once what is in flight is committed, so that whoever waits until then need not be woken by that.
+    """
     progress = state.progress.get(peer)
     if progress is None:
         return float("inf")
     heartbeat = progress.last_sent_at + state.settings.heartbeat_interval
+    if expecting and progress.inflight:
+        heartbeat = progress.last_sent_at + state.settings.commit_delay
     return min(heartbeat, progress.retry_at, commit_notice_deadline(state, progress))
 
 

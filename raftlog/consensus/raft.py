@@ -366,14 +366,27 @@ class Raft(ServerState):
             return reads.build_read_index_request(self)
         return None
 
+    def has_message(self, peer: str, now: float) -> bool:
+        """Whether next_message(peer, now) may have something. False: it has nothing, and would change nothing."""
+        if self.unsaved_hard_state is not None:
+            return False
+        if self.role is Role.LEADER:
+            return append_entries.may_be_due(self, peer, now)
+        if self.candidacy is not None:
+            return peer != self.node_id and now >= request_vote.request_vote_deadline(self, peer)
+        return peer == self.leader_id and bool(self.reads_to_forward)
+
     def fetched(self, request: FetchEntries, batch: EntryBatch, now: float) -> AppendEntries | None:
         """Entries that next_message() asked for, read from disk; None where they are stale by now."""
         return append_entries.entries_fetched(self, request, batch, now)
 
-    def next_deadline(self, peer: str) -> float:
-        """When next_message(peer) may have something without further input; inf: never."""
+    def next_deadline(self, peer: str, expecting: bool = False) -> float:
+        """When next_message(peer) may have something without further input; inf: never.
+
+        expecting: or with the input that is soon to be expected, the commit of what is in flight.
+        """
         if self.role is Role.LEADER:
-            return append_entries.heartbeat_deadline(self, peer)
+            return append_entries.heartbeat_deadline(self, peer, expecting=expecting)
         if self.candidacy is not None and peer != self.node_id:
             return request_vote.request_vote_deadline(self, peer)
         return INFINITY

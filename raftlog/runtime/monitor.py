@@ -1,6 +1,7 @@
 """The lock of ConsensusState, its conditions, and the knowledge of who holds it (LogCabin's monitor).
 
-Not re-entrant. A condition counts its waiters, so that a notify with nobody waiting costs nothing.
+Not re-entrant. Who is notified is woken when the notifier leaves the monitor, not before: a thread that wakes only to
+find the monitor held costs two switches of context more, and a command wakes half a dozen threads.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ class Monitor:
         self.monotonic = monotonic
         self._lock = threading.Lock()
         self._owner = 0
+        # Locks for which notified threads wait; released when the monitor is left.
+        self._to_wake: list[threading.Lock] = []
 
     def __enter__(self) -> Monitor:
         self._lock.acquire()
@@ -28,8 +31,13 @@ class Monitor:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        to_wake = self._to_wake
+        if to_wake:
+            self._to_wake = []
         self._owner = 0
         self._lock.release()
+        for gate in to_wake:
+            gate.release()
 
     def condition(self) -> MonitorCondition:
         return MonitorCondition(self)
@@ -45,29 +53,43 @@ class MonitorCondition:
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
-        self._condition = threading.Condition(monitor._lock)
-        self._waiting = 0
+        # A lock for each thread that waits, which it holds itself and tries to take once more.
+        self._waiting: list[threading.Lock] = []
+        # Until when whoever waits does so, at most: who has something for later than that need not notify.
+        self.deadline = float("-inf")
 
     def wait_until(self, deadline: float) -> None:
         """Leave the monitor until notified or until `deadline` (monotonic seconds; inf: no bound); re-enter.
 
         The caller re-checks everything it knew: other threads were inside meanwhile.
         """
-        self._monitor.assert_held()
-        timeout: float | None = None
+        monitor = self._monitor
+        monitor.assert_held()
+        timeout = -1.0
         if deadline != float("inf"):
-            timeout = deadline - self._monitor.monotonic()
+            timeout = deadline - monitor.monotonic()
             if timeout <= 0:
                 return
-        self._waiting += 1
-        self._monitor._owner = 0
+            timeout = min(timeout, threading.TIMEOUT_MAX)
+        gate = threading.Lock()
+        gate.acquire()
+        self._waiting.append(gate)
+        self.deadline = deadline
+        monitor.__exit__(None, None, None)
         try:
-            self._condition.wait(timeout)
+            gate.acquire(timeout=timeout)
         finally:
-            self._monitor._owner = threading.get_ident()
-            self._waiting -= 1
+            monitor.__enter__()
+            if gate in self._waiting:  # nobody notified
+                self._waiting.remove(gate)
+
+    @property
+    def is_waited_for(self) -> bool:
+        return bool(self._waiting)
 
     def notify(self) -> None:
+        """Wake all who wait, once the monitor is left."""
         self._monitor.assert_held()
         if self._waiting:
-            self._condition.notify_all()
+            self._monitor._to_wake += self._waiting
+            self._waiting = []

@@ -8,7 +8,7 @@ The answers come in on the channel's reader thread, which enters the monitor by 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from raftlog.consensus.log import FetchEntries
 from raftlog.exceptions import LogCompacted, LogTruncated, TransportError
@@ -43,17 +43,20 @@ class PeerThread:
 
         Monitor: takes it.
         """
+        has_sent = False
         while self._has_work_left():
             if not self.connected:
                 now_doing("connecting")
                 self._connect()
                 continue
-            messages, fetch = self._collect(now_doing)
+            messages, fetch = self._collect(now_doing, has_sent)
+            has_sent = False
             if fetch is not None:
                 now_doing("reading entries from disk")
                 messages += self._fetch(fetch)
             if messages:
                 now_doing("sending")
+                has_sent = True
                 try:
                     self._channel.send(messages, self._urgent)
                 except (OSError, TransportError) as error:
@@ -112,8 +115,13 @@ class PeerThread:
         while self._goes_on() and state.monitor.monotonic() < self._retry_at:
             self._work.wait_until(self._retry_at)
 
-    def _collect(self, now_doing: Callable[[str], None]) -> tuple[list[PeerMessage], FetchEntries | None]:
-        """Wait until there is something to send, and take it. Monitor: takes it."""
+    def _collect(
+        self, now_doing: Callable[[str], None], has_sent: bool
+    ) -> tuple[list[PeerMessage], FetchEntries | None]:
+        """Wait until there is something to send, and take it. Monitor: takes it.
+
+        has_sent: just now, so that a commit is soon to be told of: wait for that, instead of being woken to.
+        """
         state = self._state
         with state.monitor:
             while self._goes_on() and self.connected:
@@ -134,7 +142,8 @@ class PeerThread:
                 if messages:
                     return messages, None
                 now_doing("waiting for something to send")
-                self._work.wait_until(state.raft.next_deadline(self.peer))
+                self._work.wait_until(state.raft.next_deadline(self.peer, expecting=has_sent))
+                has_sent = False
         return [], None
 
     def _fetch(self, fetch: FetchEntries) -> list[PeerMessage]:
@@ -154,8 +163,8 @@ class PeerThread:
             message = state.raft.next_message(self.peer, state.monitor.monotonic(), urgent=True)
         return [message] if message is not None and not isinstance(message, FetchEntries) else []
 
-    def _on_message(self, message: PeerMessage) -> None:
-        self._state.handle_answers(self.peer, (message,))
+    def _on_message(self, messages: Sequence[PeerMessage]) -> None:
+        self._state.handle_answers(self.peer, messages)
 
     def _on_close(self, reason: str) -> None:
         """The connection ended; called by the reader thread or by the peer thread itself, maybe by both."""
@@ -171,6 +180,7 @@ class PeerThread:
             state.proposals.peer_lost(self.peer, now)
             if state.raft.leader_id == self.peer:
                 state.raft.suspect_leader(self.peer, now)
-            afterwards = state.settle(now, wake=(self.peer,))
+            self._work.notify()
+            afterwards = state.settle(now)
         logger.info("%s lost its connection to %s: %s", state.raft.node_id, self.peer, reason)
         run(afterwards)

@@ -182,8 +182,9 @@ class PeerChannel(Protocol):
         ...
 
 
-# What a channel calls, from its reader thread: on_message(message) for each answer, on_close(reason) once.
-OnMessage = Callable[[PeerMessage], None]
+# What a channel calls, from its reader thread: on_message(messages) for the answers that came together, in order;
+# on_close(reason) once.
+OnMessage = Callable[[Sequence[PeerMessage]], None]
 OnClose = Callable[[str], None]
 # (peer_id, on_message, on_close) -> channel; the node gives the peer's address at each connect().
 ChannelFactory = Callable[[str, OnMessage, OnClose], PeerChannel]

@@ -261,6 +261,11 @@ class Proposals:
             [key for key, waiter in self._waiters.items() if (waiter.placed_with, waiter.placed_term) != place], now
         )
 
+    @property
+    def has_forwards(self) -> bool:
+        """Whether take_forward() has something for the leader."""
+        return bool(self._to_forward)
+
     def take_forward(self, peer: str) -> ForwardProposals | None:
         """What the thread of `peer` is to forward to it now."""
         raft = self._raft

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Final
 
 from raftlog.runtime import clock
@@ -29,14 +30,16 @@ class Service:
     def __init__(self, state: ConsensusState) -> None:
         self._state = state
         # Protects the inboxes only; never held together with the monitor.
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
         self._inboxes: dict[str, deque[PeerMessage]] = {}
         self._replies: dict[str, Callable[[PeerMessage], None]] = {}
         self._proposals: list[Proposal] = []
         self._came_at = 0.0  # when the first of them came
         self._calls: list[Callable[[], None]] = []
-        self._ready: deque[str] = deque()
-        self._taken: set[str] = set()
+        # Sources that a thread is to serve ("": proposals and calls); None: the threads end.
+        self._ready: SimpleQueue[str | None] = SimpleQueue()
+        # Those that are in `_ready`, or being served.
+        self._scheduled: set[str] = set()
         self._stopping = False
 
     def submit(self, message: PeerMessage, arrived_at: float, reply: Callable[[PeerMessage], None]) -> bool:
@@ -52,7 +55,9 @@ class Service:
                 return False
             inbox.append(message)
             self._replies[peer] = reply
-            self._make_ready(peer)
+            is_news = self._is_news(peer)
+        if is_news:
+            self._ready.put(peer)
         return True
 
     def propose(self, payloads: list[bytes], timeout: float, done: Done) -> None:
@@ -61,13 +66,17 @@ class Service:
             if not self._proposals:
                 self._came_at = now
             self._proposals.append((payloads, now + timeout, done))
-            self._make_ready("")
+            is_news = self._is_news("")
+        if is_news:
+            self._ready.put("")
 
     def call(self, function: Callable[[], None]) -> None:
         """Have a service thread call `function`, which may enter the monitor; for callers that must not wait for it."""
         with self._lock:
             self._calls.append(function)
-            self._make_ready("")
+            is_news = self._is_news("")
+        if is_news:
+            self._ready.put("")
 
     def peer_disconnected(self, peer: str) -> None:
         """The inbound connection of `peer` ended: where it led, pre-vote soon (safe: pre-vote changes nothing)."""
@@ -85,19 +94,17 @@ class Service:
     def stop(self) -> None:
         with self._lock:
             self._stopping = True
-            self._lock.notify_all()
+        self._ready.put(None)
 
     def main(self, now_doing: Callable[[str], None]) -> None:
         """Body of each service thread. Monitor: takes it."""
         while True:
+            now_doing("waiting for requests")
+            source = self._ready.get()
+            if source is None or self._stopping:
+                self._ready.put(None)  # for the next thread
+                return
             with self._lock:
-                while not self._ready and not self._stopping:
-                    now_doing("waiting for requests")
-                    self._lock.wait()
-                if self._stopping:
-                    return
-                source = self._ready.popleft()
-                self._taken.add(source)
                 messages, proposals, calls = self._take(source)
                 reply = self._replies.get(source, _no_reply)
             now_doing(f"serving {source}" if source else "proposing")
@@ -108,9 +115,11 @@ class Service:
             if messages:
                 self._state.handle_requests(source, messages, reply)
             with self._lock:
-                self._taken.discard(source)
-                if (self._proposals or self._calls) if source == "" else self._inboxes[source]:
-                    self._make_ready(source)
+                is_left = bool((self._proposals or self._calls) if source == "" else self._inboxes[source])
+                if not is_left:
+                    self._scheduled.discard(source)
+            if is_left:
+                self._ready.put(source)
 
     def _take(self, source: str) -> tuple[list[PeerMessage], list[Proposal], list[Callable[[], None]]]:
         if source == "":
@@ -124,10 +133,12 @@ class Service:
         inbox.clear()
         return messages, [], []
 
-    def _make_ready(self, source: str) -> None:
-        if source not in self._taken and source not in self._ready:
-            self._ready.append(source)
-            self._lock.notify()
+    def _is_news(self, source: str) -> bool:
+        """Whether a thread is to be told of it: none serves it, or is about to. Lock: held."""
+        if source in self._scheduled:
+            return False
+        self._scheduled.add(source)
+        return True
 
 
 def _no_reply(message: PeerMessage) -> None:

@@ -19,7 +19,12 @@ class SimulatedCondition(MonitorCondition):
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor
+        self.deadline = float("-inf")  # the simulation asks for deadlines itself
         self.notified = False
+
+    @property
+    def is_waited_for(self) -> bool:
+        return True
 
     def wait_until(self, deadline: float) -> None:
         raise WouldWait

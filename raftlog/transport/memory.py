@@ -163,7 +163,7 @@ class MemoryChannel:
         def to_service(node: _Node, message: PeerMessage) -> None:
             def reply(answer: PeerMessage) -> None:
                 self._network._deliver(
-                    back, self.peer_id, self.node_id, PEER_CODEC.encode(answer), lambda _, got: self._on_message(got)
+                    back, self.peer_id, self.node_id, PEER_CODEC.encode(answer), lambda _, got: self._on_message((got,))
                 )
 
             if not node.service.submit(message, clock.monotonic(), reply):

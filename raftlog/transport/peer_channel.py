@@ -123,9 +123,11 @@ class WebSocketPeerChannel:
         reason = "the reader thread failed"
         try:
             while True:
-                for message in connection.receive():
+                messages = connection.receive()
+                for message in messages:
                     self._check(message)
-                    self._on_message(message)
+                if messages:
+                    self._on_message(messages)
         except (OSError, TransportError) as error:
             reason = str(error)
         finally:

@@ -122,8 +122,11 @@ class DaphneServer:
 
     def _ready(self) -> None:
         """Called by Daphne before the reactor runs, once its factories exist."""
-        from twisted.internet import error, reactor
+        from raftlog.transport.websocket_protocol import use_direct_protocol
 
+        from twisted.internet import error, reactor  # isort: skip - after Daphne has installed its reactor
+
+        use_direct_protocol(self._server.ws_factory)
         # A frame beyond Daphne's limit gets a close code (1009) and a reason too, instead of a dropped connection.
         self._server.ws_factory.setProtocolOptions(failByDrop=False)
         try:

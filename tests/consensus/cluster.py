@@ -198,7 +198,10 @@ class Cluster:
         raft = self.rafts[node_id]
         self.post(raft.take_replies())
         for peer in self.disks:
-            while peer != node_id and (message := raft.next_message(peer, self.now)) is not None:
+            while peer != node_id and raft.has_message(peer, self.now):
+                message = raft.next_message(peer, self.now)
+                if message is None:
+                    break
                 if isinstance(message, FetchEntries):
                     batch = self.disks[node_id].read(message.first_index, message.last_index)
                     fetched = raft.fetched(message, batch, self.now)

@@ -105,7 +105,10 @@ class Chaos(Cluster):
 
     def next_messages(self, raft: Raft, peer: str, urgent: bool = False) -> list[RaftMessage]:
         messages: list[RaftMessage] = []
+        has_message = raft.has_message(peer, self.now)
         while (message := raft.next_message(peer, self.now, urgent=urgent)) is not None:
+            assert has_message, "who looks only where has_message() says so would not send this"
+            has_message = raft.has_message(peer, self.now)
             if isinstance(message, FetchEntries):
                 batch = self.disks[raft.node_id].read(message.first_index, message.last_index)
                 message = raft.fetched(message, batch, self.now)

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,9 @@ class Answers:
         self.closed: list[str] = []
         self._condition = threading.Condition()
 
-    def on_message(self, message: PeerMessage) -> None:
+    def on_message(self, messages: Sequence[PeerMessage]) -> None:
         with self._condition:
-            self.messages.append(message)
+            self.messages += messages
             self._condition.notify_all()
 
     def on_close(self, reason: str) -> None:

@@ -17,7 +17,7 @@ def test_round_trip(echo_node: EchoNode, scheme: str, capsys: pytest.CaptureFixt
     """PeerChannel → Daphne → PeerConsumer → reply → PeerChannel: printed; the bound only catches what is broken."""
     arrived = threading.Semaphore(0)
     answers = Answers()
-    answers.on_message = lambda message: arrived.release()  # type: ignore[method-assign]
+    answers.on_message = lambda messages: arrived.release()  # type: ignore[method-assign]
     channel = channel_to(echo_node.address(scheme), answers)
     channel.connect()
     times = []
