@@ -16,7 +16,8 @@ import msgspec
 from raftlog.consensus.entries import KEY, OPEN_SESSION, EntryBatch
 from raftlog.runtime.ports import APPLIED, Outcome
 
-REMEMBERED_KEYS: Final = 262_144  # in each of two generations
+# In each of two generations: as many as may wait for an outcome on a node, and some 25 MB in all.
+REMEMBERED_KEYS: Final = 65_536
 NONE_RESULT: Final = msgspec.msgpack.encode(None)
 
 
