@@ -22,7 +22,7 @@ from benchmarks.systems.servers import Running, Servers, wait_until
 from raftlog.testing.processes import free_ports, node_names
 
 TIMEOUT = 20.0  # seconds for one operation
-OUTSTANDING = 1000  # puts under way in a pipeline
+OUTSTANDING = 1000  # puts under way in a pipeline; more made it slower
 PUT = "/etcdserverpb.KV/Put"
 RANGE = "/etcdserverpb.KV/Range"
 

@@ -25,7 +25,7 @@ from raftlog.testing.processes import free_ports, node_names
 
 BUCKET = "bench"
 TIMEOUT = 20.0  # seconds for one operation
-OUTSTANDING = 1000  # puts under way in a pipeline
+OUTSTANDING = 4000  # puts under way in a pipeline: nats-py's own limit
 
 Result = TypeVar("Result")
 
