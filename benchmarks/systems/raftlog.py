@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 import queue
 import threading
@@ -47,11 +48,14 @@ class RaftlogTarget:
         return local_proposer()
 
     def set_up(self) -> None:
-        """Make this process an application of that host, once."""
+        """Make this process an application of that host. Raises RuntimeError where it is one of another."""
         import django
+        from django.conf import settings
 
         with _setting_up:
             os.environ.update(self.environment)
+            if json.loads(self.environment["RAFTLOG_OPTIONS"]) != settings.RAFTLOG:
+                raise RuntimeError("this process has its settings already: connect in a process of its own")
             django.setup()
 
 
