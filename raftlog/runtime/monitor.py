@@ -31,9 +31,8 @@ class Monitor:
     def __exit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        to_wake = self._to_wake
-        if to_wake:
-            self._to_wake = []
+        # Taken before the lock is let go: from then on the list is the next one's.
+        to_wake, self._to_wake = self._to_wake, []
         self._owner = 0
         self._lock.release()
         for gate in to_wake:

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from raftlog.runtime import clock
 from raftlog.runtime.monitor import Monitor
 
 
@@ -63,3 +64,48 @@ def test_waiting_and_notifying_need_the_monitor():
         condition.wait_until(1.0)
     with pytest.raises(AssertionError):
         condition.notify()
+
+
+class HandedOver:
+    """A lock that somebody else takes, and notifies under, just when it was released."""
+
+    def __init__(self, then):
+        self._lock = threading.Lock()
+        self._then = then
+
+    def acquire(self):
+        return self._lock.acquire()
+
+    def release(self):
+        self._lock.release()
+        then, self._then = self._then, None
+        if then is not None:
+            then()
+
+
+def test_who_leaves_wakes_nobody_whom_the_next_one_notified():
+    monitor = Monitor()
+    condition = monitor.condition()
+    woken = []
+
+    def wait():
+        with monitor:
+            condition.wait_until(clock.monotonic() + 30)
+            woken.append(True)
+
+    def notify():
+        with monitor:
+            condition.notify()
+
+    waiter = threading.Thread(target=wait)
+    waiter.start()
+    while True:
+        with monitor:
+            if condition.is_waited_for:
+                break
+        clock.sleep(0.001)
+    monitor._lock = HandedOver(notify)
+    with monitor:
+        pass
+    waiter.join(30)
+    assert woken == [True]
