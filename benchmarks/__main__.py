@@ -66,6 +66,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, help="of one measurement (default: 3; 1 with --quick)")
     parser.add_argument("--repeats", type=int, help="of each figure (default: 3; 1 with --quick)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of a case that lasts as long as it is told to")
+    parser.add_argument("--objects", action="store_true", help="with soak: say what its application processes keep")
     parser.add_argument("--dir", type=Path, help="folder on the disk to measure (default: the temporary folder)")
     options = parser.parse_args(arguments)
     options.seconds = options.seconds or (1.0 if options.quick else 3.0)
@@ -104,6 +105,7 @@ def measure(cases: dict[str, Case], options: argparse.Namespace) -> Report:
                 seconds=options.seconds,
                 folder=own,
                 minutes=options.minutes,
+                objects=options.objects,
                 tell=tell,
             )
             try:

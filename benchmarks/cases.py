@@ -105,6 +105,7 @@ class Run:
         seconds: of one measurement.
         folder: fresh, on a real file system, removed after the case.
         minutes: of a case that lasts as long as it is told to (soak).
+        objects: its processes say what they hold more of (soak).
         tell: shows one line of progress.
     """
 
@@ -113,6 +114,7 @@ class Run:
     seconds: float
     folder: Path
     minutes: float = 30.0
+    objects: bool = False
     tell: Callable[[str], None] = lambda text: None
 
     def note(self, text: str) -> None:

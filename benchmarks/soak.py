@@ -1,18 +1,20 @@
 """Does anything grow? Three nodes under a steady mixed load for as long as is asked: `--only soak --minutes 30`.
 
 On each host an application process writes by plain Django code and by commands, and reads (soak_client.py), at a pace
-that leaves the machine idle half of the time; the tables keep one size. Logs are compacted every few seconds, and one
-follower is killed and started again every few minutes. What each process uses is sampled, and judged by the rule in
-usage.py.
+that leaves the machine idle half of the time; the tables keep one size. Logs are compacted every few seconds. Every few
+minutes a follower is killed and started again: in the first half of the run the one, in the second the other, so that
+each has a life of half the run to be judged by. What each process uses is sampled, and judged by the rule in usage.py.
+With --objects the application processes say what they hold more of at the end than in the middle.
 """
 
 from __future__ import annotations
 
 import collections
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,18 +27,19 @@ from raftlog.testing.processes import NodeProcess, ProcessCluster, leader_of
 SAMPLE_EVERY = 5.0  # seconds
 KILL_EVERY = 180.0  # seconds
 DOWN_FOR = 5.0  # seconds
-SHOWN = 30  # points of each series that become rows; all of them are judged
+MARGIN = 30.0  # seconds around the middle of the run without a kill, so that lives last a little more than half of it
+SHOWN = 30  # samples of each process and measure that become rows; all of them are judged
 
 
 class App:
     """An application process on the host of `node`."""
 
-    def __init__(self, node: NodeProcess, folder: Path) -> None:
+    def __init__(self, node: NodeProcess, folder: Path, *, counts_objects: bool) -> None:
         self.name = f"application on {node.node_id}"
         self.errors = folder / f"application-{node.node_id}.log"
         self._output: IO[bytes] = self.errors.open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.soak_client", node.node_id],
+            [sys.executable, "-m", "benchmarks.soak_client", node.node_id, *(["--objects"] if counts_objects else [])],
             env=node.environment,
             stdout=subprocess.PIPE,
             stderr=self._output,
@@ -46,6 +49,10 @@ class App:
         """Raises RuntimeError where it has ended: its share of the load is missing."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended:\n{self.errors.read_text()[-2000:]}")
+
+    def count_objects(self) -> None:
+        """It is to compare with what it holds now; does nothing where it was not told to count."""
+        self.process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> dict[str, Any]:
         """What it has done; raises RuntimeError where it cannot say."""
@@ -61,41 +68,56 @@ class App:
         self._output.close()
 
 
+def victim_at(moment: float, seconds: float, followers: Sequence[str]) -> str | None:
+    """Which of two followers is to be killed `moment` seconds into a run of `seconds`; None near its middle."""
+    if moment < seconds / 2 - MARGIN:
+        return followers[0]
+    return followers[1] if moment > seconds / 2 + MARGIN else None
+
+
 class Soak:
-    """A cluster, its load and the samples of both. `victim` is the follower that is killed now and then."""
+    """A cluster, its load and the samples of both, over `seconds`."""
 
     def __init__(self, cluster: ProcessCluster, apps: list[App], run: Run) -> None:
         self.cluster = cluster
         self.apps = apps
         self.run = run
+        self.seconds = 60 * run.minutes
         self.samples = Samples()
-        self.victim = next(name for name in cluster.nodes if name != cluster.wait_for_leader(60))
-        self.kills = 0
+        leader = cluster.wait_for_leader(60)
+        self.followers = [name for name in cluster.nodes if name != leader]
+        self.kills: collections.Counter[str] = collections.Counter()
 
-    def go_on(self, seconds: float) -> None:
+    def go_on(self) -> None:
         began = clock.monotonic()
-        next_sample, next_kill, starts_at = began, began + KILL_EVERY, 0.0
-        while (now := clock.monotonic()) < began + seconds:
-            if now >= next_sample:
-                self._sample(now - began)
+        next_sample, next_kill, starts_at = 0.0, KILL_EVERY, 0.0
+        killed: str | None = None
+        middle = self.seconds / 2
+        while (moment := clock.monotonic() - began) < self.seconds:
+            if moment >= next_sample:
+                self._sample(moment)
                 next_sample += SAMPLE_EVERY
-            if now >= next_kill:
-                starts_at = self._kill(now)
-                next_kill = now + KILL_EVERY
-            if starts_at and now >= starts_at:
-                self.cluster[self.victim].start()
-                starts_at = 0.0
+            if moment >= next_kill:
+                killed = self._kill(victim_at(moment, self.seconds, self.followers))
+                next_kill, starts_at = next_kill + KILL_EVERY, moment + DOWN_FOR
+            if killed and moment >= starts_at:
+                self.cluster[killed].start()
+                killed = None
+            if moment >= middle:
+                for app in self.apps:
+                    app.count_objects()
+                middle = self.seconds
             clock.sleep(0.1)
-        if starts_at:
-            self.cluster[self.victim].start()
+        if killed:
+            self.cluster[killed].start()
 
-    def _kill(self, now: float) -> float:
-        """When to start it again; 0.0 where it leads, and is spared."""
-        if leader_of(self.cluster.statuses()) == self.victim:
-            return 0.0
-        self.cluster[self.victim].kill()
-        self.kills += 1
-        return now + DOWN_FOR
+    def _kill(self, name: str | None) -> str | None:
+        """Its name where it was; the leader is spared."""
+        if name is None or leader_of(self.cluster.statuses()) == name:
+            return None
+        self.cluster[name].kill()
+        self.kills[name] += 1
+        return name
 
     def _sample(self, moment: float) -> None:
         self.cluster.refuse_dead()
@@ -104,23 +126,27 @@ class Soak:
         for app in self.apps:
             app.refuse_dead()
             self.samples.take(moment, app.name, app.process.pid)
-        memory = [f"{name} {found[-1][1]:.0f}" for (name, what), found in self.samples.series.items() if "mem" in what]
-        self.run.note(f"{moment / 60:.1f} min, resident MiB: {', '.join(memory)}")
+        memory = [
+            f"{process} {lives[-1][-1][1]:.1f}"
+            for (process, measure), lives in self.samples.lives.items()
+            if measure == "resident memory"
+        ]
+        self.run.note(f"{moment / 60:.2f} min, MiB resident: {', '.join(memory)}")
 
     def rows(self) -> Iterator[Row]:
-        for (process, measure), samples in self.samples.series.items():
-            unit = ALLOWED[measure][0]
+        """The verdicts, then the samples that a plot shows: one line for each process."""
+        for (process, measure), verdict in self.samples.verdicts(self.seconds).items():
+            name, unit, params = f"{measure}, slope", f"{ALLOWED[measure][0]} an hour", {"process": process}
+            if verdict.slope is None:
+                yield Row("soak", name, "raftlog", params, unit, [], note=f"{verdict.word}: {verdict.why}")
+            else:
+                note = f"{verdict.word}: {verdict.allowed:g} an hour are allowed in the second half of its life"
+                yield Row("soak", name, "raftlog", params, unit, [round(verdict.slope, 2)], note=note)
+        for (process, measure), lives in self.samples.lives.items():
+            samples = [sample for life in lives for sample in life]
             for moment, value in samples[:: -(-len(samples) // SHOWN)]:
                 params = {"process": process, "minutes": round(moment / 60, 2)}
-                yield Row("soak", measure, "raftlog", params, unit, [round(value, 2)])
-        for (process, measure), verdict in self.samples.verdicts().items():
-            name, unit, params = f"{measure}, slope", f"{ALLOWED[measure][0]} an hour", {"process": process}
-            if verdict is None:
-                note = "not measured: too few samples of this process"
-                yield Row("soak", name, "raftlog", params, unit, [], note=note)
-                continue
-            rise = f"rose by {verdict.rise:.2f} in the last two thirds, {verdict.allowed:.1f} are allowed"
-            yield Row("soak", name, "raftlog", params, unit, [round(verdict.slope, 3)], note=f"{verdict.word}: {rise}")
+                yield Row("soak", measure, "raftlog", params, ALLOWED[measure][0], [round(value, 2)])
 
 
 @case(
@@ -135,19 +161,21 @@ def soak(run: Run) -> Iterator[Row]:
     with started(run.folder, machine="database", **COMPACTS_OFTEN) as cluster:
         apps: list[App] = []
         try:
-            apps += [App(node, run.folder) for node in cluster]
+            apps += [App(node, run.folder, counts_objects=run.objects) for node in cluster]
             found = Soak(cluster, apps, run)
-            found.go_on(60 * run.minutes)
+            found.go_on()
             counts = collections.Counter[str]()
             for app in apps:
                 said = app.stop()
                 counts.update(said["done"])
                 counts.update({f"failed: {kind}": count for kind, count in said["failed"].items()})
+                for line in said["grown"]:
+                    run.note(f"{app.name}: {line}")
         finally:
             for app in apps:
                 app.close()
         cluster.wait_all_applied(120)
     yield from found.rows()
-    note = f"one follower killed {found.kills} times"
+    note = ", ".join(f"{name} killed {count} times" for name, count in found.kills.items())
     for what, count in counts.items():
         yield Row("soak", what, "raftlog", {}, "in all", [float(count)], note=note)

@@ -1,7 +1,8 @@
-"""One application process of the soak: `python -m benchmarks.soak_client NAME`, with a node's environment.
+"""One application process of the soak: `python -m benchmarks.soak_client NAME [--objects]`, with a node's environment.
 
 Its threads create, change and remove rows by plain Django code, run commands, and read linearizably, at a steady pace,
-and keep the tables at one size. SIGTERM ends it; it then prints as JSON how often each was done, and what failed.
+and keep the tables at one size. SIGTERM ends it; it then prints as JSON how often each was done, what failed, and with
+--objects what it held more of than at SIGUSR1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+
+from benchmarks.held import Held
 
 KEPT = 500  # rows of each thread
 PAUSE = 0.01  # seconds between two operations of a thread
@@ -97,12 +100,14 @@ class Worker(threading.Thread):
 
 
 def main() -> None:
-    name = sys.argv[1]
+    name, *options = sys.argv[1:]
     import django
 
     django.setup()
-    ending = threading.Event()
+    ending, counting = threading.Event(), threading.Event()
     signal.signal(signal.SIGTERM, lambda number, frame: ending.set())
+    signal.signal(signal.SIGUSR1, lambda number, frame: counting.set())
+    held: Held | None = None
     workers = [
         Worker(make(f"{name}-{number}"), f"{name}-{number}", ending)
         for number, make in enumerate((transactions, transactions, commands, reads))
@@ -112,13 +117,16 @@ def main() -> None:
     while not ending.wait(1.0):
         if dead := [worker.name for worker in workers if not worker.is_alive()]:
             sys.exit(f"{', '.join(dead)} ended by an error of its own, which stands above")
+        if counting.is_set() and "--objects" in options and held is None:
+            held = Held()
+    grown = held.grown() if held else []
     for worker in workers:
         worker.join(30)
     done, failed = collections.Counter[str](), collections.Counter[str]()
     for worker in workers:
         done.update(worker.done)
         failed.update(worker.failed)
-    print(json.dumps({"done": done, "failed": failed}), flush=True)
+    print(json.dumps({"done": done, "failed": failed, "grown": grown}), flush=True)
 
 
 if __name__ == "__main__":
