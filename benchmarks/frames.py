@@ -12,9 +12,8 @@ import statistics
 import subprocess
 import sys
 
-from websockets.sync.client import connect
-
 from raftlog.runtime import clock
+from raftlog.testing.bench.floor import connected
 from raftlog.testing.processes import free_ports
 
 MESSAGE = b"x" * 256
@@ -47,16 +46,7 @@ def measure(protocol: str, seconds: float) -> tuple[float, float]:
     [port] = free_ports(1)
     server = subprocess.Popen([sys.executable, "-c", SERVER, str(port), protocol])
     try:
-        deadline = clock.monotonic() + 15
-        while True:
-            try:
-                connection = connect(f"ws://127.0.0.1:{port}/", compression=None, proxy=None)
-                break
-            except OSError:
-                if clock.monotonic() > deadline:
-                    raise
-                clock.sleep(0.05)
-        with connection:
+        with connected(port) as connection:
             taken: list[float] = []
             used = cpu_seconds(server.pid)
             end = clock.monotonic() + seconds

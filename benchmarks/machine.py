@@ -6,23 +6,28 @@ import dataclasses
 import os
 import platform
 import sqlite3
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import raftlog
+from benchmarks import systems
+from benchmarks.systems.servers import version_installed
+from raftlog.testing.bench.floor import sync_of_a_small_append
 
+PACKAGES = ("Django", "channels", "daphne", "Twisted", "autobahn", "websockets", "msgspec")
+SYNC_SECONDS = 0.5  # of measuring the disk
 BUSY = 0.5  # processes that wanted to run before the benchmark began, for each core
 
 
 @dataclasses.dataclass
 class Machine:
-    """`load_*` are the averages of a minute: processes that wanted to run."""
+    """`load_*` are the averages of a minute: processes that wanted to run. `sync_ms`: fdatasync of a small append."""
 
     cores: int
     model: str
     memory_gib: float
     kernel: str
     file_system: str
+    sync_ms: float
     versions: dict[str, str]
     load_before: float
     load_after: float = 0.0
@@ -41,14 +46,23 @@ def describe(folder: Path) -> Machine:
         memory_gib=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         kernel=f"{platform.system()} {platform.release()}",
         file_system=file_system(folder),
-        versions={
-            "raftlog": raftlog.__version__,
-            "Python": platform.python_version(),
-            "SQLite": sqlite3.sqlite_version,
-            **{name: found for name in ("django", "channels", "daphne", "websockets") if (found := _version(name))},
-        },
+        sync_ms=round(1000 * sync_of_a_small_append(folder, SYNC_SECONDS), 3),
+        versions=versions(),
         load_before=round(os.getloadavg()[0], 2),
     )
+
+
+def versions() -> dict[str, str]:
+    """Of ours, of what it stands on, and of every peer that is installed here."""
+    found = {
+        "raftlog": raftlog.__version__,
+        "Python": platform.python_version(),
+        "SQLite": sqlite3.sqlite_version,
+        **{name: version_installed(name) for name in PACKAGES},
+    }
+    for system in systems.find().values():
+        found |= system.versions()
+    return {name: version for name, version in found.items() if version}
 
 
 def file_system(folder: Path) -> str:
@@ -73,10 +87,3 @@ def _field(path: Path, name: str) -> str:
     except OSError:
         return ""  # not Linux
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""

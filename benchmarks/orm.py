@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from benchmarks.systems.raftlog import ORM
 from raftlog.testing.bench import transactions
 from raftlog.testing.bench.client import Load
 from raftlog.testing.bench.figures import BULK_ROWS, SETTINGS, run_clients, summarize
-from raftlog.testing.bench.stages import read_trace
+from raftlog.testing.bench.stages import AppliedBatch, read_trace
 from raftlog.testing.bench.transactions import HUGE, Plan, Window
 from raftlog.testing.processes import NodeProcess, ProcessCluster
 
@@ -34,22 +35,26 @@ class Sides(NamedTuple):
     def follower(self) -> NodeProcess:
         return next(node for node in self.cluster if node is not self.leader)
 
-
-def started(folder: Path, cluster: ProcessCluster, trace: Path) -> Sides:
-    cluster.start()
-    leader = cluster[cluster.wait_for_leader(60)]
-    leader.manage("migrate", "--run-syncdb", "--verbosity=0")
-    return Sides(cluster, leader, transactions.stock_environment(leader, folder / "stock.sqlite3"), trace)
+    def applied(self, node: NodeProcess, window: Window) -> list[AppliedBatch]:
+        """The batches that the node has applied in that time."""
+        return read_trace(self.trace.with_suffix(f".{node.node_id}"), window.start, window.end)
 
 
-def three_nodes(folder: Path, trace: Path) -> ProcessCluster:
-    return ProcessCluster(
+@contextmanager
+def both_sides(folder: Path) -> Iterator[Sides]:
+    """Three nodes whose tables are made, and which write down what they apply; and tables on the stock backend."""
+    trace = folder / "trace"
+    with ProcessCluster(
         3,
         folder / "nodes",
         settings_module=SETTINGS,
         options={"CLUSTER": "bench", "PROPOSAL_TIMEOUT": int(TIMEOUT)},
         environment={"RAFTLOG_BENCH_TRACE": str(trace)},
-    )
+    ) as cluster:
+        cluster.start()
+        leader = cluster[cluster.wait_for_leader(60)]
+        leader.manage("migrate", "--run-syncdb", "--verbosity=0")
+        yield Sides(cluster, leader, transactions.stock_environment(leader, folder / "stock.sqlite3"), trace)
 
 
 def in_turns(run: Run, gathered: Gathered, sides: Sides, plan: Plan, params: dict[str, int]) -> Window:
@@ -78,9 +83,7 @@ def in_turns(run: Run, gathered: Gathered, sides: Sides, plan: Plan, params: dic
 )
 def writers(run: Run) -> Iterator[Row]:
     gathered = Gathered("transactions")
-    trace = run.folder / "trace"
-    with three_nodes(run.folder, trace) as cluster:
-        sides = started(run.folder, cluster, trace)
+    with both_sides(run.folder) as sides:
         for _ in range(run.repeats):
             for hosts in (1,) if run.quick else (1, 3):
                 for count in (1, 16) if run.quick else [n for n in WRITERS if n >= hosts]:
@@ -97,7 +100,6 @@ def writers(run: Run) -> Iterator[Row]:
 )
 def orm(run: Run) -> Iterator[Row]:
     gathered = Gathered("orm")
-    trace = run.folder / "trace"
     plans = [
         Plan("atomic(): 10 × create()", "ten", 1),
         Plan("atomic(): 10 × create()", "ten", 16),
@@ -107,15 +109,12 @@ def orm(run: Run) -> Iterator[Row]:
         Plan("get() by key", "read", 4),
     ]
     always = [Plan("bulk_create(1,000)", "bulk", 1), Plan("get() by key", "read", 1)]
-    with three_nodes(run.folder, trace) as cluster:
-        sides = started(run.folder, cluster, trace)
+    with both_sides(run.folder) as sides:
         for _ in range(run.repeats):
             for plan in always if run.quick else [*plans, *always]:
                 window = in_turns(run, gathered, sides, plan, {"writers": plan.writers})
                 if plan is always[0]:
-                    path = trace.with_suffix(f".{sides.follower().node_id}")
-                    batches = read_trace(path, window.start, window.end)
-                    cost = transactions.apply_cost(window, batches, plan)
+                    cost = transactions.apply_cost(window, sides.applied(sides.follower(), window), plan)
                     gathered.add("rows applied by a follower", OURS, {}, "rows per second", cost.rows_per_second)
     yield from gathered.rows()
 

@@ -90,7 +90,8 @@ def machine_words(machine: Machine) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
     return (
         f"{machine.cores} cores ({machine.model}), {machine.memory_gib:g} GiB, {machine.kernel}, "
-        f"{machine.file_system}; {versions}; load {machine.load_before:g} before, {machine.load_after:g} after"
+        f"{machine.file_system}, an fdatasync {machine.sync_ms:g} ms; {versions}; "
+        f"load {machine.load_before:g} before, {machine.load_after:g} after"
     )
 
 

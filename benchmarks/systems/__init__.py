@@ -47,6 +47,9 @@ class System(Protocol):
     def durability(self) -> str:
         """What an acknowledgement means there, in one line: "fsync on a majority", "no fsync", …"""
 
+    def versions(self) -> dict[str, str]:
+        """Of its servers and of the clients that ask them; of what is not installed none, or ""."""
+
     def missing(self) -> str:
         """Why it cannot be measured here; "" where it can."""
 

@@ -16,10 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks.systems import Client, Target
+from benchmarks.systems import Client
 from benchmarks.systems.json_http import JsonConnection, Refused
-from benchmarks.systems.servers import Running, Servers, wait_until
-from raftlog.testing.processes import free_ports, node_names
+from benchmarks.systems.servers import (
+    Launched,
+    Running,
+    Servers,
+    addresses,
+    leader_first,
+    version_installed,
+    version_said,
+    wait_until,
+)
 
 TIMEOUT = 20.0  # seconds for one operation
 OUTSTANDING = 1000  # puts under way in a pipeline; more made it slower
@@ -155,10 +163,13 @@ def _text(value: bytes) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Etcd:
+class Etcd(Launched):
     name: str
     protocol: Protocol
     durability: str = "fdatasync of the write-ahead log on a majority"
+
+    def versions(self) -> dict[str, str]:
+        return {"etcd": version_said(["etcd", "--version"]), "grpcio": version_installed("grpcio")}
 
     def missing(self) -> str:
         if shutil.which("etcd") is None:
@@ -171,20 +182,12 @@ class Etcd:
         return ""
 
     @contextmanager
-    def start(self, folder: Path, nodes: int) -> Iterator[Target]:
-        with self.launch(folder, nodes) as running:
-            yield running.target
-
-    @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:
         """Members with etcd's own defaults. Raises ServerFailed."""
-        names = node_names(nodes)
-        ports = free_ports(2 * nodes)
-        clients = dict(zip(names, (f"127.0.0.1:{port}" for port in ports[:nodes]), strict=True))
-        peers = dict(zip(names, (f"127.0.0.1:{port}" for port in ports[nodes:]), strict=True))
+        clients, peers = addresses(nodes)
         cluster = ",".join(f"{name}=http://{address}" for name, address in peers.items())
         with Servers(folder) as servers:
-            for name in names:
+            for name in clients:
                 options = {
                     "name": name,
                     "data-dir": str(folder / name),
@@ -204,10 +207,8 @@ class Etcd:
             wait_until(
                 lambda: bool(found or _leader(clients, found)), servers, OSError, Refused, http.client.HTTPException
             )
-            [leader] = found
-            followers = [name for name in names if name != leader]
-            addresses = tuple(clients[name] for name in [leader, *followers])
-            target = (GrpcTarget if self.protocol == "grpc" else EtcdTarget)(addresses, self.protocol)
+            places, followers = leader_first(clients, found[0])
+            target = (GrpcTarget if self.protocol == "grpc" else EtcdTarget)(places, self.protocol)
             yield Running(target, servers, followers)
 
 

@@ -14,14 +14,25 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.systems import Client, Target
-from benchmarks.systems.servers import Running, ServerFailed, Servers, wait_until
-from raftlog.testing.processes import free_ports, node_names
+from benchmarks.systems import Client
+from benchmarks.systems.servers import (
+    HOST,
+    Launched,
+    Running,
+    ServerFailed,
+    Servers,
+    addresses,
+    leader_first,
+    port_of,
+    version_installed,
+    version_said,
+    wait_until,
+)
 
 BUCKET = "bench"
 TIMEOUT = 20.0  # seconds for one operation
@@ -118,10 +129,13 @@ async def _make_bucket(address: str, replicas: int) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Nats:
+class Nats(Launched):
     name: str
     syncs_always: bool
     durability: str
+
+    def versions(self) -> dict[str, str]:
+        return {"nats-server": version_said(["nats-server", "--version"]), "nats-py": version_installed("nats-py")}
 
     def missing(self) -> str:
         try:
@@ -135,51 +149,42 @@ class Nats:
         return ""
 
     @contextmanager
-    def start(self, folder: Path, nodes: int) -> Iterator[Target]:
-        with self.launch(folder, nodes) as running:
-            yield running.target
-
-    @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:
         """Raises ServerFailed."""
         import nats.errors
 
-        names = node_names(nodes)
-        ports = free_ports(2 * nodes)
-        clients, routes = dict(zip(names, ports[:nodes], strict=True)), ports[nodes:]
+        clients, routes = addresses(nodes)
         with Servers(folder) as servers:
-            for name, route in zip(names, routes, strict=True):
+            for name, client in clients.items():
                 config = folder / f"{name}.conf"
-                config.write_text(_config(name, clients[name], route, routes, folder / name, self.syncs_always))
+                config.write_text(_config(name, client, routes, folder / name, self.syncs_always))
                 servers.start(name, [str(shutil.which("nats-server")), "-c", str(config)])
             found: list[str] = []
 
             def has_leader() -> bool:
-                found[:] = [asyncio.run(_make_bucket(f"127.0.0.1:{clients[names[0]]}", nodes))]
+                found[:] = [asyncio.run(_make_bucket(next(iter(clients.values())), nodes))]
                 return found[0] in clients
 
             wait_until(has_leader, servers, nats.errors.Error, OSError)
-            [leader] = found
-            followers = [name for name in names if name != leader]
-            target = NatsTarget(tuple(f"127.0.0.1:{clients[name]}" for name in [leader, *followers]))
-            yield Running(target, servers, followers)
+            places, followers = leader_first(clients, found[0])
+            yield Running(NatsTarget(places), servers, followers)
 
 
-def _config(name: str, port: int, route: int, routes: list[int], folder: Path, syncs_always: bool) -> str:
-    """JSON is read by nats-server as its own format is."""
+def _config(name: str, client: str, routes: Mapping[str, str], folder: Path, syncs_always: bool) -> str:
+    """JSON is read by nats-server as its own format is. `routes`: where each server finds the others, by name."""
     store: dict[str, Any] = {"store_dir": str(folder)}
     if syncs_always:
         store["sync_interval"] = "always"
     config = {
         "server_name": name,
-        "host": "127.0.0.1",
-        "port": port,
+        "host": HOST,
+        "port": port_of(client),
         "jetstream": store,
         "cluster": {
             "name": "bench",
-            "host": "127.0.0.1",
-            "port": route,
-            "routes": [f"nats://127.0.0.1:{other}" for other in routes if other != route],
+            "host": HOST,
+            "port": port_of(routes[name]),
+            "routes": [f"nats://{address}" for other, address in routes.items() if other != name],
         },
     }
     return json.dumps(config, indent=1)
@@ -189,7 +194,7 @@ def _knows_sync_interval() -> bool:
     """Whether the server accepts the option: asked, not told from its version. Raises ServerFailed."""
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "asked.conf"
-        config.write_text(_config("a", 1, 2, [], Path(folder) / "a", True))
+        config.write_text(_config("a", f"{HOST}:1", {"a": f"{HOST}:2"}, Path(folder) / "a", True))
         command = [str(shutil.which("nats-server")), "-t", "-c", str(config)]
         asked = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     if asked.returncode != 0 and "sync_interval" not in asked.stdout + asked.stderr:

@@ -23,9 +23,17 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.systems import Target
-from benchmarks.systems.servers import Running, Servers, wait_until
-from raftlog.testing.processes import free_ports, node_names
+from benchmarks.systems.servers import (
+    HOST,
+    Launched,
+    Running,
+    Servers,
+    addresses,
+    leader_first,
+    port_of,
+    version_installed,
+    wait_until,
+)
 
 TIMEOUT = 20.0  # seconds for one operation
 OUTSTANDING = 10_000  # puts under way in a pipeline: it sends every 0.1 s, so fewer would be the limit
@@ -66,15 +74,15 @@ class Refused(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class PySyncObjTarget:
-    """Ports of the applications, the leader's first."""
+    """Where the applications are found, the leader's first."""
 
-    ports: tuple[int, ...]
+    addresses: tuple[str, ...]
 
     def connect(self) -> PySyncObjClient:
-        return PySyncObjClient(self.ports[0])
+        return PySyncObjClient(self.addresses[0])
 
     def pipeline(self, seconds: float, size: int, key: str) -> int:
-        client = PySyncObjClient(self.ports[0], timeout=seconds + TIMEOUT)
+        client = PySyncObjClient(self.addresses[0], timeout=seconds + TIMEOUT)
         try:
             return client.ask(Question("pipeline", key, b"x" * size, seconds)).count
         finally:
@@ -82,8 +90,8 @@ class PySyncObjTarget:
 
 
 class PySyncObjClient:
-    def __init__(self, port: int, timeout: float = TIMEOUT) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout)
+    def __init__(self, address: str, timeout: float = TIMEOUT) -> None:
+        self._socket = socket.create_connection((HOST, port_of(address)), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._file = self._socket.makefile("rb")
 
@@ -120,10 +128,13 @@ def _read_frame(file: Any) -> bytes | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class PySyncObj:
+class PySyncObj(Launched):
     name: str
     batches: bool
     durability: str = "in the page cache of a majority: a mapped file, no fsync"
+
+    def versions(self) -> dict[str, str]:
+        return {"PySyncObj": version_installed("pysyncobj")}
 
     def missing(self) -> str:
         try:
@@ -133,42 +144,32 @@ class PySyncObj:
         return ""
 
     @contextmanager
-    def start(self, folder: Path, nodes: int) -> Iterator[Target]:
-        with self.launch(folder, nodes) as running:
-            yield running.target
-
-    @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:
         """Raises ServerFailed."""
-        names = node_names(nodes)
-        ports = free_ports(2 * nodes)
-        addresses = [f"127.0.0.1:{port}" for port in ports[nodes:]]
-        applications = dict(zip(names, ports[:nodes], strict=True))
+        applications, peers = addresses(nodes)
+        names = {address: name for name, address in peers.items()}
         with Servers(folder) as servers:
-            for name, address in zip(names, addresses, strict=True):
+            for address, name in names.items():
                 (folder / name).mkdir()
-                others = [other for other in addresses if other != address]
-                job = Job(address, others, applications[name], str(folder / name), self.batches)
+                others = [other for other in names if other != address]
+                job = Job(address, others, port_of(applications[name]), str(folder / name), self.batches)
                 command = [sys.executable, "-m", "benchmarks.systems.pysyncobj", msgspec.json.encode(job).decode()]
                 servers.start(name, command)
             found: set[str] = set()
 
             def has_leader() -> bool:
                 found.clear()
-                for port in applications.values():
-                    client = PySyncObjClient(port, 2.0)
+                for application in applications.values():
+                    client = PySyncObjClient(application, 2.0)
                     try:
                         found.add(client.ask(Question("status")).leader)
                     finally:
                         client.close()
-                return len(found) == 1 and found <= set(addresses)
+                return len(found) == 1 and found <= names.keys()
 
             wait_until(has_leader, servers, OSError, Refused)
-            leader = names[addresses.index(found.pop())]
-            followers = [name for name in names if name != leader]
-            yield Running(
-                PySyncObjTarget(tuple(applications[name] for name in [leader, *followers])), servers, followers
-            )
+            places, followers = leader_first(applications, names[found.pop()])
+            yield Running(PySyncObjTarget(places), servers, followers)
 
 
 SYSTEMS = [PySyncObj("pysyncobj", True), PySyncObj("pysyncobj-unbatched", False)]
@@ -275,7 +276,7 @@ class Server(socketserver.ThreadingTCPServer):
 def main() -> None:
     job = msgspec.convert(json.loads(sys.argv[1]), Job)
     Handler.application = Application(job)
-    with Server(("127.0.0.1", job.port), Handler) as server:
+    with Server((HOST, job.port), Handler) as server:
         serving = threading.Thread(target=server.serve_forever, daemon=True)
         serving.start()
         serving.join()

@@ -130,6 +130,9 @@ class Raftlog:
     machine: str
     durability: str
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     def missing(self) -> str:
         return ""
 

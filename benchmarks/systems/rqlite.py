@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.systems import Client, Target
+from benchmarks.systems import Client
 from benchmarks.systems.json_http import JsonConnection, Refused
-from benchmarks.systems.servers import Running, Servers, wait_until
-from raftlog.testing.processes import free_ports, node_names
+from benchmarks.systems.servers import Launched, Running, Servers, addresses, leader_first, version_said, wait_until
 
 TIMEOUT = 20.0  # seconds for one request
 STATEMENTS = 500  # in one request of a pipeline: its Bulk API, one Raft entry for all of them
@@ -76,47 +75,41 @@ def _results(answer: Any) -> list[dict[str, Any]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rqlite:
+class Rqlite(Launched):
     name: str = "rqlite"
     durability: str = "fsync of the Raft log on a majority; applied to the leader's SQLite"
+
+    def versions(self) -> dict[str, str]:
+        return {"rqlited": version_said(["rqlited", "-version"])}
 
     def missing(self) -> str:
         return "" if shutil.which("rqlited") else "rqlited is not installed"
 
     @contextmanager
-    def start(self, folder: Path, nodes: int) -> Iterator[Target]:
-        with self.launch(folder, nodes) as running:
-            yield running.target
-
-    @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:
         """Nodes that find each other as the clustering guide says: -bootstrap-expect and -join. Raises ServerFailed."""
-        names = node_names(nodes)
-        ports = free_ports(2 * nodes)
-        addresses = dict(zip(names, (f"127.0.0.1:{port}" for port in ports[:nodes]), strict=True))
-        rafts = [f"127.0.0.1:{port}" for port in ports[nodes:]]
+        clients, rafts = addresses(nodes)
         with Servers(folder) as servers:
-            for name, raft in zip(names, rafts, strict=True):
-                options = [f"-node-id={name}", f"-http-addr={addresses[name]}", f"-raft-addr={raft}"]
-                joins = [f"-bootstrap-expect={nodes}", f"-join={','.join(rafts)}"]
+            for name, raft in rafts.items():
+                options = [f"-node-id={name}", f"-http-addr={clients[name]}", f"-raft-addr={raft}"]
+                joins = [f"-bootstrap-expect={nodes}", f"-join={','.join(rafts.values())}"]
                 servers.start(name, [str(shutil.which("rqlited")), *options, *joins, str(folder / name)])
             found: list[str] = []
             wait_until(
-                lambda: bool(found or _leader(addresses[names[0]], nodes, found)),
+                lambda: bool(found or _leader(next(iter(clients.values())), nodes, found)),
                 servers,
                 OSError,
                 Refused,
                 http.client.HTTPException,
                 ValueError,
             )
-            [leader] = found
-            client = RqliteClient(addresses[leader])
+            places, followers = leader_first(clients, found[0])
+            client = RqliteClient(places[0])
             try:
                 client.execute([SCHEMA])
             finally:
                 client.close()
-            followers = [name for name in names if name != leader]
-            yield Running(RqliteTarget(tuple(addresses[name] for name in [leader, *followers])), servers, followers)
+            yield Running(RqliteTarget(places), servers, followers)
 
 
 def _leader(address: str, nodes: int, found: list[str]) -> bool:

@@ -2,22 +2,26 @@
 
 with Servers(folder) as servers:
     servers.start("a", ["etcd", "--name=a"])
-    wait_until(lambda: is_ready(), 30, servers)
+    wait_until(lambda: is_ready(), servers)
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from benchmarks.systems import Target
-from raftlog.testing.processes import LAUNCHER
+from raftlog.testing.processes import LAUNCHER, free_ports, node_names
 
+HOST = "127.0.0.1"
 START_TIMEOUT = 60.0  # seconds until a system elects a leader and takes its first write
 POLL_INTERVAL = 0.05  # seconds
 
@@ -77,6 +81,56 @@ class Running:
     target: Target
     servers: Servers
     followers: list[str]
+
+
+class Launched:
+    """A system whose servers are ours to start and to end."""
+
+    @contextmanager
+    def start(self, folder: Path, nodes: int) -> Iterator[Target]:
+        with self.launch(folder, nodes) as running:
+            yield running.target
+
+    def launch(self, folder: Path, nodes: int) -> AbstractContextManager[Running]:
+        """Raises ServerFailed."""
+        raise NotImplementedError
+
+
+def addresses(nodes: int) -> tuple[dict[str, str], dict[str, str]]:
+    """Name of each of so many servers -> where clients find it, and where the other servers do."""
+    names, ports = node_names(nodes), free_ports(2 * nodes)
+    clients, peers = (
+        dict(zip(names, (f"{HOST}:{port}" for port in some), strict=True)) for some in (ports[:nodes], ports[nodes:])
+    )
+    return clients, peers
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def leader_first(places: Mapping[str, str], leader: str) -> tuple[tuple[str, ...], list[str]]:
+    """(the addresses, the leader's first; the names of the others in their order)."""
+    followers = [name for name in places if name != leader]
+    return tuple(places[name] for name in [leader, *followers]), followers
+
+
+def version_said(command: Sequence[str]) -> str:
+    """The first number with dots that it prints; "" where there is none, or no such program."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except FileNotFoundError:
+        return ""
+    found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    return found[0] if found else ""
+
+
+def version_installed(package: str) -> str:
+    """Of a package of Python; "" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def wait_until(

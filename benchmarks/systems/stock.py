@@ -105,6 +105,9 @@ class Stock:
     name: str = "stock"
     durability: str = "fsync of the write-ahead log of one file; no other node has it"
 
+    def versions(self) -> dict[str, str]:
+        return {}
+
     def missing(self) -> str:
         return ""
 

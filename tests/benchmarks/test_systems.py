@@ -7,7 +7,16 @@ from benchmarks.systems import Pipelines
 from benchmarks.systems.etcd import _fields, put_request
 from benchmarks.systems.json_http import Refused
 from benchmarks.systems.rqlite import _results
-from benchmarks.systems.servers import ServerFailed, Servers, wait_until
+from benchmarks.systems.servers import (
+    ServerFailed,
+    Servers,
+    addresses,
+    leader_first,
+    port_of,
+    version_installed,
+    version_said,
+    wait_until,
+)
 
 REPLICATED = ["etcd", "etcd-http", "nats", "nats-default", "pysyncobj", "pysyncobj-unbatched", "rqlite"]
 
@@ -76,3 +85,27 @@ def test_rqlite_answers_200_to_a_statement_that_failed():
     assert _results({"results": [{"rows_affected": 1}]}) == [{"rows_affected": 1}]
     with pytest.raises(Refused, match="no such table"):
         _results({"results": [{"error": "no such table: bench"}]})
+
+
+def test_every_server_has_two_addresses_of_its_own_and_the_leader_stands_first():
+    """Clients of every system ask the first."""
+    clients, peers = addresses(3)
+    assert list(clients) == list(peers) == ["a", "b", "c"]
+    assert len({port_of(address) for address in [*clients.values(), *peers.values()]}) == 6
+    assert leader_first({"a": "1", "b": "2", "c": "3"}, "b") == (("2", "1", "3"), ["a", "c"])
+
+
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("etcd Version: 3.4.23\nGo Version: go1.19.8", "3.4.23"), ("nats-server: v2.15.1", "2.15.1"), ("no", "")],
+)
+def test_a_version_is_the_first_number_with_dots_that_a_program_prints(said, version):
+    """Also where it is printed as an error."""
+    assert version_said(["/bin/sh", "-c", f"echo '{said}' >&2"]) == version
+
+
+def test_what_is_not_installed_has_no_version():
+    """Its row says that it is not installed."""
+    assert version_said(["/no/such/program"]) == ""
+    assert version_installed("no-such-package") == ""
+    assert all(isinstance(version, str) for each in systems.find().values() for version in each.versions().values())

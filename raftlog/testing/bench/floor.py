@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from raftlog.runtime import clock
 from raftlog.storage.filesystem import RealFileSystem
@@ -46,30 +46,29 @@ def consumer_round_trip(seconds: float) -> float:
     [port] = free_ports(1)
     server = subprocess.Popen([sys.executable, "-c", _SERVER, str(port)], stdout=subprocess.DEVNULL)
     try:
-        return _measure_round_trips(port, seconds)
+        message = b"x" * MESSAGE_BYTES
+        with connected(port) as connection:
+
+            def round_trip() -> None:
+                connection.send(message)
+                connection.recv()
+
+            return median_seconds(round_trip, seconds)
     finally:
         server.kill()
         server.wait()
 
 
-def _measure_round_trips(port: int, seconds: float) -> float:
+def connected(port: int) -> ClientConnection:
+    """A WebSocket to a server that may just be starting. Raises OSError after CONNECT_TIMEOUT."""
     deadline = clock.monotonic() + CONNECT_TIMEOUT
     while True:
         try:
-            connection = connect(f"ws://127.0.0.1:{port}/", compression=None, proxy=None)
-            break
+            return connect(f"ws://127.0.0.1:{port}/", compression=None, proxy=None)
         except OSError:
             if clock.monotonic() > deadline:
                 raise
             clock.sleep(0.05)
-    message = b"x" * MESSAGE_BYTES
-
-    def round_trip() -> None:
-        connection.send(message)
-        connection.recv()
-
-    with connection:
-        return median_seconds(round_trip, seconds)
 
 
 def sync_of_a_small_append(folder: Path, seconds: float) -> float:
