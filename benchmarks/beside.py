@@ -11,10 +11,10 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.cases import Row, Run, case, not_measured
+from benchmarks.cases import Row, Run, case, last_line, not_measured
 from benchmarks.loops import LoadFailed, Measured, closed_loop, pipelined
 from benchmarks.systems import Pipelines, System, Target, find
 from benchmarks.systems.etcd import EtcdTarget
@@ -40,6 +40,11 @@ class Load:
     measure: Callable[[Target, float], Measured]
     has_latencies: bool = True
 
+    @property
+    def key(self) -> str:
+        """Of its rows."""
+        return self.name + str(self.params)
+
 
 def blocking(clients: int) -> Load:
     return Load("put", {"clients": clients}, lambda target, seconds: closed_loop(target, clients, seconds, SIZE))
@@ -64,6 +69,8 @@ class Table:
         self._values: dict[tuple[str, str, str], dict[int, float]] = {}
         self._rows: dict[tuple[str, str, str], Row] = {}
         self._shares: dict[tuple[str, str, str], float] = {}
+        # (system, load and its params) -> what failed when
+        self._failures: dict[tuple[str, str], list[str]] = {}
 
     def add(self, repeat: int, row: Row, value: float, share: float = 0.0) -> None:
         """`share` is that of a core which the busiest process of the load generator took."""
@@ -74,13 +81,26 @@ class Table:
         self._values.setdefault(key, {})[repeat] = value
         self._shares[key] = max(share, self._shares.get(key, 0.0))
 
+    def fail(self, system: str, load: Load, why: str) -> None:
+        """`why` begins with the repeat."""
+        self._failures.setdefault((system, load.key), []).append(why)
+
+    def never_measured(self, systems: Sequence[str], loads: Sequence[Load]) -> Iterator[Row]:
+        """A row for each load that failed on a system whenever it was tried."""
+        for system, load in ((system, load) for system in systems for load in loads):
+            failures = self._failures.get((system, load.key))
+            if failures and (system, load.key, "per second") not in self._rows:
+                why = f"failed in {'; in '.join(failures)}"
+                yield not_measured(self.case, load.name, system, "per second", why, dict(load.params))
+
     def rows(self) -> Iterator[Row]:
         """Each figure, and under those of a peer that ours has too, the ratios."""
         for key, row in self._rows.items():
             theirs = self._values[key]
             share = self._shares[key]
             told = f"load generator's busiest process: {share:.0%} of a core" if share else ""
-            note = "; ".join(filter(None, [row.note, told]))
+            failed = self._failures.get(key[:2], []) if row.unit == "per second" else []
+            note = "; ".join(filter(None, [row.note, told, *(f"failed in {each}" for each in failed)]))
             yield dataclasses.replace(row, values=list(theirs.values()), note=note)
             ours = self._values.get((self.ours, *key[1:]), {})
             pairs = [ours[repeat] / value for repeat, value in theirs.items() if repeat in ours and value]
@@ -91,35 +111,64 @@ class Table:
 
 
 def side_by_side(
-    run: Run, table: Table, names: Sequence[str], loads: Sequence[Load], systems: dict[str, System]
+    run: Run, table: Table, names: Sequence[str], loads: Sequence[Load], systems: Mapping[str, System]
 ) -> Iterator[Row]:
     """Measure every load on every system, repeat by repeat. What cannot be measured here gets a row that says why."""
     missing = {name: why for name in names if (why := systems[name].missing())}
     for name, why in missing.items():
         yield not_measured(table.case, "put", name, "per second", why)
-    failed: dict[str, str] = {}
     for repeat in range(run.repeats):
         for name in names:
-            if name in missing or name in failed:
-                continue
-            try:
-                with systems[name].start(run.folder / f"{repeat}-{name.replace(' ', '-')}", NODES) as target:
-                    for load in loads:
-                        if load.has_latencies or isinstance(target, Pipelines):
-                            run.note(f"{name}: {load.name} {load.params}, repeat {repeat + 1}")
-                            _measure(run, table, repeat, systems[name], target, load)
-            except (LoadFailed, ServerFailed) as error:
-                failed[name] = str(error).strip().splitlines()[-1]
-                run.note(f"{name}: {failed[name]}")
+            if name not in missing:
+                twice(
+                    loads,
+                    lambda some, again, repeat=repeat, name=name: _try(
+                        run, table, repeat, systems[name], some, again=again
+                    ),
+                )
     yield from table.rows()
-    for name, why in failed.items():
-        yield not_measured(table.case, "put", name, "per second", f"in a repeat, and not again after it: {why}")
+    yield from table.never_measured(names, loads)
+
+
+Failures = list[tuple[Load, str]]  # what failed, and why
+
+
+def twice(loads: Sequence[Load], attempt: Callable[[Sequence[Load], bool], Failures]) -> None:
+    """Attempt them, and what failed once more: a load that fails takes no other with it. `attempt` is told "again"."""
+    if failed := attempt(loads, False):
+        attempt([load for load, _ in failed], True)
+
+
+def _try(run: Run, table: Table, repeat: int, system: System, loads: Sequence[Load], *, again: bool) -> Failures:
+    """Start the system, and measure on it what it can do; the table is told what failed."""
+    failed: Failures = []
+    waiting = list(loads)
+    folder = run.folder / f"{repeat}-{system.name.replace(' ', '-')}{'-again' if again else ''}"
+    try:
+        with system.start(folder, NODES) as target:
+            waiting = [load for load in loads if load.has_latencies or isinstance(target, Pipelines)]
+            while waiting:
+                load = waiting[0]
+                run.note(f"{system.name}: {load.name} {load.params}, repeat {repeat + 1}{', again' if again else ''}")
+                try:
+                    _measure(run, table, repeat, system, target, load)
+                except LoadFailed as error:
+                    failed.append((load, last_line(error)))
+                waiting.pop(0)
+    except Exception as error:  # noqa: BLE001 - whatever a peer's servers do, the other systems are measured
+        failed += [(load, last_line(error)) for load in waiting]
+    for load, why in failed:
+        run.note(f"{system.name}: {load.name} {load.params} failed: {why}")
+        table.fail(system.name, load, f"repeat {repeat + 1}{', again' if again else ''}: {why}")
+    return failed
 
 
 def _measure(run: Run, table: Table, repeat: int, system: System, target: Target, load: Load) -> None:
     before = children_cpu()
     measured = load.measure(target, run.seconds)
     after = children_cpu()
+    if not measured.count:
+        raise LoadFailed(measured.trouble or "nothing was acknowledged")
     note = "; ".join(filter(None, [system.durability, measured.trouble]))
     row = Row(table.case, load.name, system.name, dict(load.params), "per second", [], note=note)
     table.add(repeat, row, measured.per_second, measured.generator_share)
@@ -193,12 +242,16 @@ def etcd_check(run: Run) -> Iterator[Row]:
     if why:
         yield not_measured("etcd check perf", name, "etcd", "per second", why, params)
         return
-    with etcd.start(run.folder, NODES) as target:
-        assert isinstance(target, EtcdTarget)
-        run.note(f"etcdctl check perf --load={load}: {CHECK_SECONDS} s")
-        said = check_perf(target, load)
+    try:
+        with etcd.start(run.folder, NODES) as target:
+            assert isinstance(target, EtcdTarget)
+            run.note(f"etcdctl check perf --load={load}: {CHECK_SECONDS} s")
+            found = throughput(check_perf(target, load))
+    except (subprocess.TimeoutExpired, ServerFailed, ValueError) as error:
+        yield not_measured("etcd check perf", name, "etcd", "per second", last_line(error), params)
+        return
     note = f"etcdctl check perf --load={load}; {etcd.durability}"
-    yield Row("etcd check perf", name, "etcd", params, "per second", [throughput(said)], note=note)
+    yield Row("etcd check perf", name, "etcd", params, "per second", [found], note=note)
 
 
 def check_perf(target: EtcdTarget, load: str) -> str:

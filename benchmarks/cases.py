@@ -63,6 +63,11 @@ def not_measured(case: str, name: str, system: str, unit: str, why: str, params:
     return Row(case, name, system, params or {}, unit, [], note=f"not measured: {why}")
 
 
+def last_line(error: BaseException) -> str:
+    """What an error says in the end, for a note: of a traceback its last line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1][:200]
+
+
 class Gathered:
     """The rows of a case while its repeats are measured, in turns with what they are put beside."""
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.cases import FLOOR, Row
 
-ELECTION_TIMEOUT_MS = 500.0  # the default
 NOT_MEASURED = "not measured in this run"
+FLAT = 1.2  # how often as much a cost may be that is not to grow with the work
+UNHARMED = 0.9  # how much is to be left of what one slow node of three is not to touch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,18 +31,14 @@ class Rows:
     """The rows of a run, to be asked."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self._rows = rows
+        self._rows = {(row.system, *row.key): row for row in rows}
 
     def median(
-        self, case: str, name: str, system: str = "raftlog", *, unit: str = "", **params: object
+        self, case: str, name: str, unit: str, system: str = "raftlog", params: dict[str, object] | None = None
     ) -> float | None:
-        """Of the row whose params hold at least these (spaces in a name are "_" here); None where there is none."""
-        wanted = {key.replace("_", " "): value for key, value in params.items()}
-        for row in self._rows:
-            same = (row.case, row.name, row.system) == (case, name, system) and unit in ("", row.unit)
-            if same and row.values and wanted.items() <= row.params.items():
-                return row.median
-        return None
+        """Of the row that has exactly these params; None where there is none, or it was not measured."""
+        row = self._rows.get((system, *Row(case, name, system, params or {}, unit, []).key))
+        return row.median if row else None
 
 
 Found = Callable[[Rows], float | None]
@@ -57,8 +54,13 @@ def over(numerator: Found, denominator: Found) -> Found:
     return found
 
 
-def of(case: str, name: str, system: str = "raftlog", *, unit: str = "", **params: object) -> Found:
-    return lambda rows: rows.median(case, name, system, unit=unit, **params)
+def of(case: str, name: str, unit: str, system: str = "raftlog", **params: object) -> Found:
+    return lambda rows: rows.median(case, name, unit, system, params)
+
+
+def grown(case: str, name: str, unit: str, param: str, small: int, large: int) -> Found:
+    """What it is with much over what it is with little."""
+    return over(of(case, name, unit, **{param: large}), of(case, name, unit, **{param: small}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,91 +88,179 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def create(name: str, writers: int, system: str, unit: str) -> Found:
-    return of("transactions", name, system, unit=unit, writers=writers)
+def beside(name: str, system: str, **params: object) -> Found:
+    return of("beside", name, "per second", system, **params)
+
+
+def create(name: str, writers: int, unit: str, system: str = "raftlog") -> Found:
+    return of("transactions", name, unit, system, writers=writers)
 
 
 STOCK = "stock SQLite"
-ONE_CLIENT = of("latency", "put", quantile="p50")
-MANY = of("clients", "put", unit="per second", clients=64)
-LONGEST = over(create("create(): longest", 16, "raftlog", "ms"), create("create(): longest", 16, STOCK, "ms"))
+ONE_CLIENT = of("latency", "put", "ms", quantile="p50")
+LONGEST = "create(): longest"
+MILLION = 1_000_000
 GOALS = (
     Goal("one client, one command at a time, log only: median", "ms", ONE_CLIENT, at_most=1.0),
     Goal(
         "… over one consumer round trip and one fdatasync",
         "×",
-        over(ONE_CLIENT, of("latency", "put", FLOOR, quantile="p50")),
+        over(ONE_CLIENT, of("latency", "put", "ms", FLOOR, quantile="p50")),
         at_most=2.0,
     ),
-    Goal("64 blocking clients, log only", "per second", MANY, at_least=12_000),
+    Goal(
+        "64 blocking clients, log only", "per second", of("clients", "put", "per second", clients=64), at_least=12_000
+    ),
     Goal(
         "… over etcd side by side",
         "×",
-        over(of("beside", "put", unit="per second", clients=64), of("beside", "put", "etcd", clients=64)),
+        over(beside("put", "raftlog", clients=64), beside("put", "etcd", clients=64)),
         at_least=4.0,
     ),
-    Goal("pipelined, log only", "per second", of("pipelined", "put", processes=1), at_least=100_000),
+    Goal(
+        "pipelined, log only, from one process",
+        "per second",
+        of("pipelined", "put", "per second", processes=1),
+        at_least=100_000,
+    ),
     Goal(
         "… over PySyncObj side by side",
         "×",
-        over(of("beside", "put, pipelined"), of("beside", "put, pipelined", "pysyncobj")),
+        over(beside("put, pipelined", "raftlog", processes=1), beside("put, pipelined", "pysyncobj", processes=1)),
         at_least=5.0,
     ),
     Goal(
         "commands applied through the ORM on all three nodes, one row each",
         "per second",
-        of("commands", "one row a command", clients=64),
+        of("commands", "one row a command", "per second", clients=64),
         at_least=4_000,
     ),
-    Goal("… with a bulk command", "rows per second", of("commands", "100 rows a command"), at_least=15_000),
+    Goal(
+        "… with a bulk command",
+        "rows per second",
+        of("commands", "100 rows a command", "rows per second", clients=8),
+        at_least=15_000,
+    ),
     Goal(
         "write-set rows applied by a node that did not run the transaction",
         "rows per second",
-        of("orm", "rows applied by a follower"),
+        of("orm", "rows applied by a follower", "rows per second"),
         at_least=100_000,
     ),
     Goal(
         "ORM transactions of 16 writers over the stock SQLite backend with full sync",
         "×",
-        over(create("create()", 16, "raftlog", "per second"), create("create()", 16, STOCK, "per second")),
+        over(create("create()", 16, "per second"), create("create()", 16, "per second", STOCK)),
         at_least=1.5,
     ),
-    Goal("… their longest wait over the stock backend's", "×", LONGEST, at_most=0.1),
+    Goal(
+        "… their longest wait over the stock backend's",
+        "×",
+        over(create(LONGEST, 16, "ms"), create(LONGEST, 16, "ms", STOCK)),
+        at_most=0.1,
+    ),
     Goal(
         "… of one writer over the stock backend",
         "×",
-        over(create("create()", 1, "raftlog", "per second"), create("create()", 1, STOCK, "per second")),
+        over(create("create()", 1, "per second"), create("create()", 1, "per second", STOCK)),
         at_least=0.5,
     ),
     Goal(
         "reads through the backend over the stock backend's",
         "×",
         over(
-            of("orm", "get() by key", unit="per second", writers=1),
-            of("orm", "get() by key", STOCK, unit="per second", writers=1),
+            of("orm", "get() by key", "per second", writers=1),
+            of("orm", "get() by key", "per second", STOCK, writers=1),
         ),
-        at_least=0.95,
+        at_least=1.0,
     ),
     Goal(
         "the leader's process killed: first acknowledged write after, median",
         "ms",
-        of("failover", "first write after a kill", quantile="median"),
+        of("failover", "first write after a kill", "ms", quantile="median"),
         at_most=300,
     ),
     Goal(
         "the leader's host silent: first acknowledged write after, median",
         "election timeouts",
-        over(of("failover", "first write after silence", quantile="median"), lambda rows: ELECTION_TIMEOUT_MS),
+        of("failover", "first write after silence", "election timeouts"),
         at_most=2.0,
     ),
-    Goal("restart with 1,000,000 entries: to follower", "s", of("growth", "restart", entries=1_000_000), at_most=2.0),
-    Goal("… resident memory", "MiB", of("growth", "resident after a restart", entries=1_000_000), at_most=143),
-    Goal("an image of the database to a new node", "rows per second", of("snapshot", "rows"), at_least=100_000),
     Goal(
-        "3 → 7 nodes: median of one client",
+        "restart with 1,000,000 entries: to follower", "s", of("growth", "restart", "s", entries=MILLION), at_most=2.0
+    ),
+    Goal(
+        "… resident memory",
+        "MiB",
+        of("growth", "resident after a restart", "MiB", entries=MILLION),
+        at_most=143,
+    ),
+    Goal(
+        "an image of the database to a new node",
+        "rows per second",
+        of("snapshot", "rows", "rows per second"),
+        at_least=100_000,
+    ),
+    Goal(
+        "3 → 5 nodes: median of one client", "×", grown("nodes", "one client: median", "ms", "nodes", 3, 5), at_most=1.5
+    ),
+    Goal(
+        "3 → 7 nodes: median of one client", "×", grown("nodes", "one client: median", "ms", "nodes", 3, 7), at_most=1.5
+    ),
+    Goal(
+        "… CPU time of each node for a put",
         "×",
-        over(of("nodes", "one client: median", nodes=7), of("nodes", "one client: median", nodes=3)),
+        grown("nodes", "one client: CPU of a node for a put", "CPU ms", "nodes", 3, 7),
         at_most=1.5,
+    ),
+    # What costs as the work grows; the design names no figures for these.
+    Goal(
+        "10⁴ → 10⁶ entries in the log: median of one client",
+        "×",
+        grown("growth", "one client: p50", "ms", "entries", 10_000, MILLION),
+        at_most=FLAT,
+    ),
+    Goal(
+        "10⁴ → 10⁶ rows in the database: create(), median",
+        "×",
+        grown("rows", "create(): median", "ms", "rows", 10_000, MILLION),
+        at_most=FLAT,
+    ),
+    Goal(
+        "… of it, until it is committed, mean",
+        "×",
+        grown("rows", "create(), until committed: mean", "ms", "rows", 10_000, MILLION),
+        at_most=FLAT,
+    ),
+    Goal(
+        "… get() by key, median",
+        "×",
+        grown("rows", "get() by key: median", "ms", "rows", 10_000, MILLION),
+        at_most=FLAT,
+    ),
+    Goal(
+        "a follower with a slow disk: puts a second of 16 clients over those beside a healthy one",
+        "×",
+        of("slow follower", "16 clients, slow disk: over healthy", "×"),
+        at_least=UNHARMED,
+    ),
+    Goal(
+        "… median of one client over that beside a healthy one",
+        "×",
+        of("slow follower", "one client, slow disk: over healthy", "×"),
+        at_most=1 / UNHARMED,
+    ),
+    Goal(
+        "a follower that is stopped most of the time: puts a second of 16 clients over those beside a healthy one",
+        "×",
+        of("slow follower", "16 clients, stopped in pulses: over healthy", "×"),
+        at_least=UNHARMED,
+    ),
+    Goal(
+        "… median of one client over that beside a healthy one",
+        "×",
+        of("slow follower", "one client, stopped in pulses: over healthy", "×"),
+        at_most=1 / UNHARMED,
     ),
 )
 

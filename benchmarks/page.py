@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.cases import Case, Row
 from benchmarks.plot import SERIES_COLOURS, Point, Series, line_plot
-from benchmarks.report import COLUMNS, Report, cells, machine_words, words
+from benchmarks.report import COLUMNS, Report, cells, failures, machine_words, words
 
 STYLE = Path(__file__).with_suffix(".css").read_text()
 NUMBERS = ("min", "median", "max")
@@ -27,7 +27,7 @@ def page(report: Report) -> str:
     ]
     if report.machine.was_busy:
         parts.append('<p class="warning">The machine was busy before the run began: compare ratios, not figures.</p>')
-    parts += [f'<p class="warning">{html.escape(f"{name} failed: {why}")}</p>' for name, why in report.failed.items()]
+    parts += [f'<p class="warning">{html.escape(line)}</p>' for line in failures(report)]
     links = "".join(f'<a href="#{html.escape(name)}">{html.escape(name)}</a>' for name in measured)
     parts.append(f'<nav aria-label="Cases"><a href="#goals">goals</a>{links}</nav>')
     parts += _goals(report)

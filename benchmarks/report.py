@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from benchmarks.cases import Case, Row
@@ -16,12 +17,20 @@ from benchmarks.machine import Machine
 
 @dataclasses.dataclass
 class Report:
-    """What one run of the benchmarks found. `failed` are cases that raised, and what."""
+    """What one run of the benchmarks found.
+
+    Args:
+        failed: cases that raised whenever they were run, and what.
+        again: cases that raised when they were first run, and what: their rows are of a second run.
+        took: seconds of each case.
+    """
 
     machine: Machine
     cases: dict[str, Case]
     rows: list[Row]
     failed: dict[str, str]
+    again: dict[str, str]
+    took: dict[str, float]
     goals: list[Judged]
     options: dict[str, Any]
     seconds: float
@@ -75,8 +84,8 @@ def show(report: Report, console: Console) -> None:
         if rows:
             console.print(f"[bold]{name}[/bold]: {case.text}", highlight=False)
             console.print(_table(rows), "")
-    for name, why in report.failed.items():
-        console.print(f"[red]{name} failed:[/red] {why}", highlight=False)
+    for line in failures(report):
+        console.print(line, style="red", highlight=False, markup=False)
     if report.goals:
         console.print("[bold]goals[/bold]")
         console.print(_goals(report.goals), "")
@@ -84,6 +93,16 @@ def show(report: Report, console: Console) -> None:
     console.print(machine_words(machine), highlight=False)
     if machine.was_busy:
         console.print("The machine was busy before the run began: compare ratios, not figures.", style="yellow")
+
+
+def failures(report: Report) -> list[str]:
+    """In words, which cases failed, and which did at first."""
+    lines = [f"{name} failed: {why}" for name, why in report.failed.items()]
+    return lines + [
+        f"{name} failed once, its figures are of a second run: {why}"
+        for name, why in report.again.items()
+        if name not in report.failed
+    ]
 
 
 def machine_words(machine: Machine) -> str:
@@ -102,7 +121,7 @@ def _table(rows: list[Row]) -> Table:
     for n in kept:
         table.add_column(COLUMNS[n], justify="right" if COLUMNS[n] in ("min", "median", "max") else "left")
     for line in shown:
-        table.add_row(*(line[n] for n in kept))
+        table.add_row(*(escape(line[n]) for n in kept))
     return table
 
 
@@ -130,4 +149,6 @@ def as_dict(report: Report) -> dict[str, Any]:
         ],
         "goals": [dataclasses.asdict(judged) for judged in report.goals],
         "failed": report.failed,
+        "again": report.again,
+        "took": report.took,
     }

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from benchmarks.__main__ import choose, measure, parsed
 from benchmarks.cases import FLOOR, Case, Gathered, Row, not_measured
-from benchmarks.goals import GOALS, Goal, Rows, judge, of, over
+from benchmarks.goals import GOALS, Goal, Rows, grown, judge, of, over
 from benchmarks.machine import describe, file_system
 from benchmarks.page import lines_of, page
 from benchmarks.plot import Point, Series, line_plot, nice_step, x_axis, y_axis
-from benchmarks.report import as_dict, ratio, show
+from benchmarks.report import as_dict, failures, ratio, show
 
 
 def put(system, clients, *values, **rest):
@@ -39,9 +39,20 @@ def fails(run):
     raise RuntimeError("the disk is gone")
 
 
+def fails_once(run):
+    """It leaves a file beside its folder, and finds it when it is run again."""
+    yield put("raftlog", 4, 1.0)
+    mark = run.folder.parent / "mark"
+    if not mark.exists():
+        mark.touch()
+        raise RuntimeError("Traceback\n  File …\nTimeoutError: [slow]")
+    yield put("raftlog", 8, 1.0)
+
+
 CASES = {
     "clients": Case("clients", "many", 1, 1, clients, (("clients", "per second"),)),
     "fails": Case("fails", "never", 1, 1, fails),
+    "fails once": Case("fails once", "now and then", 1, 1, fails_once),
     "soak": Case("soak", "for hours", 1, 1, clients, by_default=False),
 }
 
@@ -59,7 +70,17 @@ def test_a_ratio_is_made_against_the_row_of_the_same_circumstances():
 
 def test_a_case_that_fails_is_named_and_the_others_count(report):
     assert report.failed == {"fails": "RuntimeError: the disk is gone"}
-    assert [row.system for row in report.rows] == ["raftlog", "raftlog", "etcd", "nats", "raftlog"]
+    assert report.rows[:5] == [*ROWS, put("raftlog", 2, 1.0)]
+    assert report.took.keys() == {"clients", "fails", "fails once"}
+
+
+def test_a_case_that_fails_is_run_once_more_and_said_to_have_failed(report):
+    assert report.again.keys() == {"fails", "fails once"}
+    assert report.rows[5:] == [put("raftlog", 4, 1.0), put("raftlog", 8, 1.0)], "the rows of its first run are dropped"
+    assert failures(report) == [
+        "fails failed: RuntimeError: the disk is gone",
+        "fails once failed once, its figures are of a second run: RuntimeError: TimeoutError: [slow]",
+    ]
 
 
 def test_a_case_that_is_no_default_runs_when_it_is_named():
@@ -149,9 +170,28 @@ def test_a_goal_is_judged_by_its_row_and_one_without_a_row_is_not():
 
 
 def test_a_share_of_what_is_missing_is_not_judged():
-    goal = Goal("t", "×", over(of("clients", "put", clients=1), of("clients", "put", "etcd", clients=1)), at_least=1)
+    ours, theirs = (of("clients", "put", "per second", system, clients=1) for system in ("raftlog", "etcd"))
+    goal = Goal("t", "×", over(ours, theirs), at_least=1)
     assert goal.judge(Rows([put("raftlog", 1, 5.0)])).is_reached is None
     assert goal.judge(Rows([put("raftlog", 1, 5.0), put("etcd", 1, 4.0)])).is_reached is True
+
+
+def test_a_goal_takes_the_row_of_exactly_its_params_and_unit():
+    rows = Rows(
+        [
+            Row("beside", "put, pipelined", "raftlog", {"processes": 2}, "per second", [9.0]),
+            Row("beside", "put, pipelined", "raftlog", {"processes": 1}, "CPU ms", [5.0]),
+            Row("beside", "put, pipelined", "raftlog", {"processes": 1}, "per second", [7.0]),
+        ]
+    )
+    assert of("beside", "put, pipelined", "per second", processes=1)(rows) == 7.0
+    assert of("beside", "put, pipelined", "per second")(rows) is None
+
+
+def test_what_costs_more_with_more_is_judged_by_how_often_as_much():
+    rows = [Row("rows", "create(): median", "raftlog", {"rows": n}, "ms", [t]) for n, t in ((10, 2.0), (1000, 5.0))]
+    assert grown("rows", "create(): median", "ms", "rows", 10, 1000)(Rows(rows)) == 2.5
+    assert grown("rows", "create(): median", "ms", "rows", 10, 100)(Rows(rows)) is None
 
 
 def test_each_goal_has_one_bound():
