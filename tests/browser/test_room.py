@@ -13,6 +13,7 @@ import pytest
 
 from raftlog.runtime import clock
 from tests.browser.pages import IMAGES, ROOT
+from tests.browser.policy import violations_of
 from tests.browser.test_cluster_pages import browser  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.processes
@@ -64,6 +65,7 @@ def test_a_visitor_kills_nodes_and_loses_nothing(browser, demo, tmp_path):  # no
     address = demo.address()
     page = browser.new_page(viewport={"width": 1240, "height": 900})
     page.set_default_timeout(TIMEOUT)
+    violations = violations_of(page)
 
     def health(text):
         page.wait_for_function("(text) => document.getElementById('health').textContent.includes(text)", arg=text)
@@ -98,6 +100,7 @@ def test_a_visitor_kills_nodes_and_loses_nothing(browser, demo, tmp_path):  # no
     page.click("button[aria-label^='Pause']:not([disabled])")
     health("4 of 5 up")
     assert page.query_selector_all("td.wrong") == []
+    assert violations == []
     page.close()
     assert demo.end() == 0, demo.text()
     assert "OK: all databases equal, no money made or lost." in demo.text()
