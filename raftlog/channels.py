@@ -33,6 +33,7 @@ from django.db.models import Model
 from raftlog.exceptions import ChangeFeedOff
 from raftlog.feed import Change, ChangeFeed, Progress, Reset, changes
 from raftlog.feed.reading import RETRY
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.feed")
 
@@ -86,9 +87,11 @@ class Broadcast:
                 for queue in list(self._queues):
                     self._put(queue, value)
         except ChangeFeedOff as error:
-            logger.error("browsers are told of no changes: %s", error)
+            logger.error(
+                "browsers are told of no changes: %s", error, extra=log_fields("feed_ended", reason=str(error))
+            )
         except Exception:  # whatever it is, no browser must wait for ever
-            logger.exception("browsers are told of no more changes")
+            logger.exception("browsers are told of no more changes", extra=log_fields("feed_ended"))
         has_begun.set()
         for queue in list(self._queues):
             self._put(queue, None)

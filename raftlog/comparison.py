@@ -22,6 +22,7 @@ import msgspec
 from django.db import connections
 
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import ANSWERS, Divergence, TableReader, differing_tables
 from raftlog.replication.naming import Namer
@@ -215,7 +216,11 @@ class Comparison:
     def _told(self, peer: str, text: str) -> None:
         """What is thought of a peer, "": nothing."""
         if text and peer not in self.differing:
-            logger.error("%s: the database of %s has diverged: %s", self._node_id, peer, text)
+            logger.error(
+                "%s: the database of %s has diverged: %s",
+                *(self._node_id, peer, text),
+                extra=log_fields("divergence_found", node=self._node_id, peer=peer, reason=text),
+            )
         if text:
             self.differing[peer] = text
         else:
@@ -259,7 +264,11 @@ class Comparison:
         except _Stopping:
             return False
         except self._driver_error as error:
-            logger.warning("%s: the tables could not be scanned, which is tried again: %s", self._node_id, error)
+            logger.warning(
+                "%s: the tables could not be scanned, which is tried again: %s",
+                *(self._node_id, error),
+                extra=log_fields("scan_failed", node=self._node_id, reason=str(error)),
+            )
             return False
         finally:
             if reader is not None:
@@ -311,7 +320,11 @@ class Comparison:
                 self._service.state.withdraw(text)
                 self._watch.diverge(text)
             self.divergence = divergence
-            logger.critical("%s: %s", self._node_id, text)
+            logger.critical(
+                "%s: %s",
+                *(self._node_id, text),
+                extra=log_fields("divergence_found", node=self._node_id, index=divergence.index, reason=text),
+            )
         self._on_divergence(divergence)
 
     def _named(self, name: Callable[[Namer], Divergence]) -> Divergence:
@@ -330,7 +343,11 @@ class Comparison:
             )
             return name(namer)
         except self._driver_error as error:
-            logger.warning("%s: what differs cannot be read: %s", self._node_id, error)
+            logger.warning(
+                "%s: what differs cannot be read: %s",
+                *(self._node_id, error),
+                extra=log_fields("scan_failed", node=self._node_id, reason=str(error)),
+            )
             index = self._watch.history.last_index
             return Divergence(self._node_id, index, False, "unknown", "", 0, [], [], "")
         finally:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any, Final
 
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.replication.digest import DONE, ENDED, FAILED, HASHING, QUESTIONS, WAITING, PinnedReader, hash_table
 from raftlog.replication.divergence import TableReader
 from raftlog.replication.watch import Watch
@@ -91,7 +92,7 @@ class Digest:
             self.state = ENDED
         except Exception as error:  # noqa: BLE001  (of the driver, whichever it is: who asks is told)
             self.state, self.error = FAILED, f"{type(error).__name__}: {error}"
-            logger.warning("a digest failed: %s", self.error)
+            logger.warning("a digest failed: %s", self.error, extra=log_fields("digest_failed", reason=self.error))
         finally:
             self._pin.let_go()
             self._reader.close()

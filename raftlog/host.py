@@ -23,6 +23,7 @@ from raftlog.conf import Settings, load_settings
 from raftlog.consensus.entries import KEY
 from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DirectoryInUse, NodeUnavailable, RaftlogError, StorageFailed
+from raftlog.log_fields import log_fields
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.node_process import current_node, is_listening
 from raftlog.runtime import clock
@@ -324,7 +325,11 @@ class HostProposer:
         if node.failed.is_set():
             if isinstance(node.service.failed_by, StorageFailed):  # what is on disk is not known to this process
                 self._failure = node.failure
-            logger.critical("this process is no node any more: %s", node.failure)
+            logger.critical(
+                "this process is no node any more: %s",
+                node.failure,
+                extra=log_fields("node_stopped", reason=node.failure),
+            )
         node.stop()
         if wanted.is_shown():
             clock.sleep(YIELD)

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 from django.db import connections
-from django.dispatch import Signal
 
 import raftlog
 from raftlog import signals
@@ -23,16 +22,10 @@ from raftlog.comparison import Comparison
 from raftlog.conf import Settings
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.consensus.events import (
-    BecameCandidate,
-    BecameFollower,
-    BecameLeader,
-    BecamePreCandidate,
     ConfigurationChanged,
     Event,
-    LeaderFound,
     RecoveryEnded,
     RemovedFromCluster,
-    SteppedDown,
 )
 from raftlog.consensus.log import RaftLog
 from raftlog.consensus.raft import Raft
@@ -44,6 +37,8 @@ from raftlog.disaster.adopting import data_of_this_host_alone
 from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
 from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
+from raftlog.log_fields import log_fields
+from raftlog.node_events import leader_after, send
 from raftlog.observing.node_side import Observing
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
@@ -178,7 +173,11 @@ class Node:
             unfinished += self.comparison.join(timeout)
             self._requests.close()
         if unfinished:
-            logger.error("these threads did not end within %g s: %s", timeout, ", ".join(unfinished))
+            logger.error(
+                "these threads did not end within %g s: %s",
+                *(timeout, ", ".join(unfinished)),
+                extra=log_fields("threads_left", about=", ".join(unfinished)),
+            )
         self._events.put(None)
         self._event_thread.join(timeout)
         self._storage.close()
@@ -234,14 +233,22 @@ class Node:
     def _assemble(self, storage: Storage) -> RaftServer:
         settings = self.settings
         if storage.torn_tail:
-            logger.warning("%s: %s", settings.node_id, storage.torn_tail)
+            logger.warning(
+                "%s: %s",
+                *(settings.node_id, storage.torn_tail),
+                extra=log_fields("torn_tail", node=settings.node_id, reason=storage.torn_tail),
+            )
         log = load_log(storage.log)
         machine = self._machine or make_state_machine(settings, self.is_leader)
         is_recovering = storage.recovery_id != 0
         check_position(machine, log, storage.metadata.cluster_id, may_be_ahead=is_recovering)
         alone = data_of_this_host_alone(settings.database) if log.is_empty else ""
         if alone and self._machine is None and settings.state_machine == "database":
-            logger.warning("%s: %s", settings.node_id, alone)
+            logger.warning(
+                "%s: %s",
+                *(settings.node_id, alone),
+                extra=log_fields("database_alone", node=settings.node_id, reason=alone),
+            )
         rng = random.Random(uuid.uuid4().int)
         raft = Raft(
             node_id=settings.node_id,
@@ -305,7 +312,10 @@ class Node:
 
     def _has_damage(self, finding: Finding) -> None:
         logger.error(
-            "%s: damage in the log: %s. Stop this node, and run `manage.py raft repair`", self.settings.node_id, finding
+            "%s: damage in the log: %s. Stop this node, and run `manage.py raft repair`",
+            self.settings.node_id,
+            finding,
+            extra=log_fields("damage_found", node=self.settings.node_id, reason=str(finding)),
         )
         self.service.state.note_damage(str(finding))
         send(signals.damage_found, sender=self, finding=finding)
@@ -316,7 +326,11 @@ class Node:
             with self._writing_metadata:
                 self._storage.finish_repair()
         except DiskFull as error:
-            logger.warning("the folder does not say yet that its repair is over, which is tried again: %s", error)
+            logger.warning(
+                "the folder does not say yet that its repair is over, which is tried again: %s",
+                error,
+                extra=log_fields("write_postponed", about="end of the repair", reason=str(error)),
+            )
             clock.sleep(1)
             self._events.put(RecoveryEnded(0, 0))
             return
@@ -324,7 +338,11 @@ class Node:
             self.service.died(self._event_thread.name, error)
             return
         self.service.state.recovery_saved()
-        logger.info("%s votes and counts again: its log is repaired", self.settings.node_id)
+        logger.info(
+            "%s votes and counts again: its log is repaired",
+            self.settings.node_id,
+            extra=log_fields("repair_ended", node=self.settings.node_id),
+        )
 
     def _websockets(self, peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
         factory = channel_factory(
@@ -378,7 +396,11 @@ class Node:
         try:
             save_members(self._storage.filesystem, self._storage.directory, members)
         except OSError as error:
-            logger.warning("what the members can apply is not kept over a restart: %s", error)
+            logger.warning(
+                "what the members can apply is not kept over a restart: %s",
+                error,
+                extra=log_fields("write_postponed", about="members", reason=str(error)),
+            )
 
     def _on_applied(self, index: int, outcomes: list[Outcome]) -> None:
         """Entries up to `index` are in the database: tell who waits for them, and who watches."""
@@ -402,28 +424,14 @@ class Node:
                     with self._writing_metadata:
                         self._storage.set_cluster_id(configuration.cluster_id)
                 except DiskFull as error:
-                    logger.warning("the cluster id is not in the folder yet, the next batch tries again: %s", error)
+                    logger.warning(
+                        "the cluster id is not in the folder yet, the next batch tries again: %s",
+                        error,
+                        extra=log_fields("write_postponed", about="cluster id", reason=str(error)),
+                    )
 
 
 # Pieces
-
-
-def leader_after(event: Event, node_id: str) -> tuple[str, int] | None:
-    """(leader id, term) that this server knows after `event`; None where the event does not say."""
-    if isinstance(event, BecameLeader):
-        return node_id, event.term
-    if isinstance(event, LeaderFound | BecameFollower):
-        return event.leader_id, event.term
-    if isinstance(event, SteppedDown | BecamePreCandidate | BecameCandidate):
-        return "", event.term
-    return None
-
-
-def send(signal: Signal, **arguments: Any) -> None:
-    """What a receiver raises is logged and harms nobody else."""
-    for receiver, answer in signal.send_robust(**arguments):
-        if isinstance(answer, Exception):
-            logger.error("receiver %r of a signal failed: %s", receiver, answer, exc_info=answer)
 
 
 def raft_settings(settings: Settings) -> RaftSettings:

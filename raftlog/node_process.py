@@ -15,6 +15,7 @@ from raftlog import signals
 from raftlog.asking import fetch_status
 from raftlog.conf import Settings
 from raftlog.exceptions import DirectoryInUse
+from raftlog.log_fields import log_fields
 from raftlog.node import STOP_TIMEOUT, Node, max_message_bytes
 from raftlog.node_services import JOIN_TIMEOUT, NodeServices
 from raftlog.observing.disk import usage
@@ -121,10 +122,18 @@ def run_node(
             follower.stop()
         _current = None
     if node.failed.is_set():
-        logger.critical("the node has stopped: %s", node.failure)
+        logger.critical(
+            "the node has stopped: %s",
+            node.failure,
+            extra=log_fields("node_stopped", node=settings.node_id, reason=node.failure),
+        )
         return 2
     if node.removed.is_set():
-        logger.warning("%s has stopped: it was removed from the cluster", settings.node_id)
+        logger.warning(
+            "%s has stopped: it was removed from the cluster",
+            settings.node_id,
+            extra=log_fields("node_stopped", node=settings.node_id, reason="removed"),
+        )
         return REMOVED
     return 0
 
@@ -192,7 +201,11 @@ def _stop_when_asked(
         services.ask_to_stop()
         node.stop()  # a service that waits for a proposal is answered
         if left := services.join():
-            logger.error("these services did not end: %s", ", ".join(left))
+            logger.error(
+                "these services did not end: %s",
+                ", ".join(left),
+                extra=log_fields("threads_left", about=", ".join(left)),
+            )
     finally:
         stopped.set()
         daphne.stop()

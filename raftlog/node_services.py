@@ -20,6 +20,7 @@ from typing import Final
 
 from django.db import connections
 
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 
 logger = logging.getLogger("raftlog.node")
@@ -86,7 +87,11 @@ class NodeServices:
                     service(self.context)
                     return
                 except Exception:
-                    logger.exception("the service %s failed, and is started again in %g s", name, RESTART_PAUSE)
+                    logger.exception(
+                        "the service %s failed, and is started again in %g s",
+                        *(name, RESTART_PAUSE),
+                        extra=log_fields("service_failed", about=name),
+                    )
                     connections.close_all()  # one of them may be what failed
                     self.context.stopping.wait(RESTART_PAUSE)
         finally:

@@ -26,6 +26,7 @@ from raftlog.admin import cluster, elections, members
 from raftlog.asking import ask
 from raftlog.conf import load_settings
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.observing.live import LIVE_PATH, group, layer
 
 logger = logging.getLogger("raftlog.live")
@@ -106,7 +107,11 @@ class LiveConsumer(AsyncConsumer):  # type: ignore[misc]
             except asyncio.CancelledError:
                 raise
             except Exception as error:  # noqa: BLE001  (of whichever layer the project uses)
-                logger.info("live updates are off: %s: %s", type(error).__name__, error)
+                logger.info(
+                    "live updates are off: %s: %s",
+                    *(type(error).__name__, error),
+                    extra=log_fields("live_off", reason=f"{type(error).__name__}: {error}"),
+                )
                 await self._say(off=f"The channel layer does not answer ({type(error).__name__}).")
                 await asyncio.sleep(RETRY)
 

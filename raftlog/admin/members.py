@@ -20,6 +20,7 @@ from raftlog.admin.pages import Page, may, refuse_unless, render, report_of_clus
 from raftlog.conf import load_settings
 from raftlog.consensus.configuration import Configuration, Server
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.management.members import Cluster, describe, refuse_lost_quorum, tolerance
 from raftlog.management.raft.add import incarnation_of
 from raftlog.models import Cluster as ClusterModel
@@ -216,7 +217,11 @@ def complete(row: Any, said: str) -> None:
     try:
         row.save(update_fields=["change_message"])
     except (DatabaseError, RaftlogError) as error:
-        logger.warning("the history does not say how this went: %s: %s", said, error)
+        logger.warning(
+            "the history does not say how this went: %s: %s",
+            *(said, error),
+            extra=log_fields("history_incomplete", about=said, reason=str(error)),
+        )
 
 
 PAGE = Page("members", "Members", view, live=True)

@@ -22,6 +22,7 @@ from raftlog.disaster.backups import OUTGOING, back_up_to_storage
 from raftlog.disaster.pieces import write_piece
 from raftlog.disaster.store import BackupError, BackupStore, open_storage_named, piece_name
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 from raftlog.runtime.server import RaftServer
 from raftlog.runtime.threads import NodeThread
@@ -140,6 +141,7 @@ class Keeper:
                 "entries %d-%d were compacted before they were archived: a restore cannot go through them. Make a new "
                 "backup (raft backup --storage %s)",
                 self.archived_index + 1, base.index, self._settings.backup_storage,
+                extra=log_fields("archive_gap", index=self.archived_index + 1),
             )  # fmt: skip
             self.archived_index = base.index
             return
@@ -201,7 +203,11 @@ class Keeper:
         )
         deleted = store.prune(settings.backup_keep)
         self._newest_backup = {"name": name, "index": header.index, "made_at": header.created_at}
-        logger.info("backup %s of entry %d; %d older files deleted", name, header.index, len(deleted))
+        logger.info(
+            "backup %s of entry %d; %d older files deleted",
+            *(name, header.index, len(deleted)),
+            extra=log_fields("backup_made", index=header.index, about=name),
+        )
 
     def _stop_if_asked(self, done: int, total: int) -> None:
         if self._stopping.is_set():
@@ -224,7 +230,7 @@ class Keeper:
 
     def _failed(self, what: str, text: str) -> None:
         if self._problems[what] != text:
-            logger.warning("%s: %s", what, text)
+            logger.warning("%s: %s", what, text, extra=log_fields("backup_failed", about=what, reason=text))
         self._problems[what] = text
 
 

@@ -15,6 +15,7 @@ from raftlog import signals
 from raftlog.exceptions import ChangeFeedOff
 from raftlog.feed.reading import changes
 from raftlog.feed.values import Change, ChangedRow, Reset
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.feed")
 
@@ -55,7 +56,7 @@ class Follower:
                     if self._stopping.is_set():
                         break
         except ChangeFeedOff as error:
-            logger.error("no more signals of changes: %s", error)
+            logger.error("no more signals of changes: %s", error, extra=log_fields("feed_ended", reason=str(error)))
         finally:
             connections[self._feed.settings.database].close()
 
@@ -85,7 +86,12 @@ def _runs(rows: tuple[ChangedRow, ...]) -> Iterator[tuple[tuple[str, str, tuple[
 def _send(signal: Any, **arguments: Any) -> None:
     for receiver, answer in signal.send_robust(**arguments):
         if isinstance(answer, Exception):
-            logger.error("receiver %r of the change feed failed: %s", receiver, answer, exc_info=answer)
+            logger.error(
+                "receiver %r of the change feed failed: %s",
+                *(receiver, answer),
+                exc_info=answer,
+                extra=log_fields("receiver_failed", about=repr(receiver), reason=str(answer)),
+            )
 
 
 _follower: Follower | None = None

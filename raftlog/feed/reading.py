@@ -20,6 +20,7 @@ from raftlog.conf import load_settings
 from raftlog.exceptions import ChangeFeedOff, InsideTransaction
 from raftlog.feed.values import Change, Progress, Reset, rows_of
 from raftlog.feed.watching import watch
+from raftlog.log_fields import log_fields
 from raftlog.node_process import current_node
 from raftlog.replication.changes import EntryChanges, Stretch, read_feed
 from raftlog.replication.client_session import is_own_session
@@ -171,7 +172,11 @@ class ChangeFeed(Iterator[Value], AsyncIterator[Value]):
 
     def _has_trouble(self, text: str) -> None:
         if text and not self._trouble:
-            logger.warning("the change feed cannot be read, which is tried again: %s", text)
+            logger.warning(
+                "the change feed cannot be read, which is tried again: %s",
+                text,
+                extra=log_fields("database_unusable", reason=text),
+            )
         self._trouble = text
 
     def _digest(self, stretch: Stretch) -> bool:

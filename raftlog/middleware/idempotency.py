@@ -18,6 +18,7 @@ from django.urls import Resolver404, resolve
 
 from raftlog.backends.idempotent import idempotent
 from raftlog.exceptions import IdempotencyKeyReused, InvalidArguments, NotProposed, OutcomeUnknown, ProposalError
+from raftlog.log_fields import log_fields
 from raftlog.replication import propose
 from raftlog.replication.keyed import IdempotencyName, numbered_keys
 from raftlog.runtime import clock
@@ -97,7 +98,11 @@ class Idempotency:
         except IdempotencyKeyReused as error:
             return problem(422, "This idempotency key was used for another request", str(error))
         except (NotProposed, OutcomeUnknown) as error:
-            logger.warning("%s %s with idempotency key %r: %s", request.method, request.path, name.key, error)
+            logger.warning(
+                "%s %s with idempotency key %r: %s",
+                *(request.method, request.path, name.key, error),
+                extra=log_fields("response_not_recorded", about=name.key, reason=str(error)),
+            )
             is_known = isinstance(error, NotProposed)
             title = "It cannot be done now; nothing was" if is_known else "Whether it was done is not known"
             return problem(503, title, "Ask again with the same key.", retry=True)
@@ -136,7 +141,11 @@ class Idempotency:
                     if not once.is_repeat:
                         once.result = self._recorded(response)
             except ProposalError as error:  # its commands have keys of their own: a repeat runs it again, in vain
-                logger.warning("the response under idempotency key %r is not recorded: %s", name.key, error)
+                logger.warning(
+                    "the response under idempotency key %r is not recorded: %s",
+                    *(name.key, error),
+                    extra=log_fields("response_not_recorded", about=name.key, reason=str(error)),
+                )
         return response
 
     def _recorded(self, response: HttpResponse) -> dict[str, Any]:

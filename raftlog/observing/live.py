@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 from raftlog.runtime.measures import BUCKETS
 
@@ -85,7 +86,7 @@ class Live:
         try:
             await self._run()
         except Exception:
-            logger.exception("live updates have ended")
+            logger.exception("live updates have ended", extra=log_fields("live_off"))
 
     async def _run(self) -> None:
         self._loop, self._woken = asyncio.get_running_loop(), asyncio.Event()
@@ -114,7 +115,11 @@ class Live:
             now = clock.monotonic()
             if now >= self._warn_at:
                 self._warn_at = now + LOG_INTERVAL
-                logger.warning("live updates are off: %s: %s", type(error).__name__, error)
+                logger.warning(
+                    "live updates are off: %s: %s",
+                    *(type(error).__name__, error),
+                    extra=log_fields("live_off", reason=f"{type(error).__name__}: {error}"),
+                )
 
     def _take_sample(self, now: float) -> dict[str, Any]:
         commit_index, stages, term, leader_id = self._sample()

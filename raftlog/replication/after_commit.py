@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from raftlog import signals
+from raftlog.log_fields import log_fields
 from raftlog.replication.context import applying
 from raftlog.replication.run import Run
 
@@ -27,7 +28,7 @@ def after_commit(run: Run, is_leader: Callable[[], bool], sender: type) -> None:
             try:
                 effect()
             except Exception:  # user code; the entry is applied whatever it does
-                logger.exception("%s failed", what)
+                logger.exception("%s failed", what, extra=log_fields("receiver_failed", about=what))
         if signals.entry_applied.receivers:
             _send_signals(run, sender)
     finally:
@@ -46,4 +47,9 @@ def _send_signals(run: Run, sender: type) -> None:
         )
         for receiver, answer in answers:
             if isinstance(answer, Exception):
-                logger.error("entry_applied receiver %r failed at entry %d", receiver, context.index, exc_info=answer)
+                logger.error(
+                    "entry_applied receiver %r failed at entry %d",
+                    *(receiver, context.index),
+                    exc_info=answer,
+                    extra=log_fields("receiver_failed", index=context.index, about=repr(receiver)),
+                )

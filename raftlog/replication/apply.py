@@ -43,6 +43,7 @@ from raftlog.exceptions import (
     NotProposed,
     UnknownEntry,
 )
+from raftlog.log_fields import log_fields
 from raftlog.replication import images
 from raftlog.replication.after_commit import after_commit
 from raftlog.replication.calling import call
@@ -383,7 +384,11 @@ class DatabaseStateMachine:
         self._applied = run.applied
         self.watch.history.extend(run.links, run.applied.index)
         if not self.healthy:
-            logger.warning("applying again, up to entry %d (%s)", run.applied.index, self.last_error)
+            logger.warning(
+                "applying again, up to entry %d (%s)",
+                *(run.applied.index, self.last_error),
+                extra=log_fields("apply_resumed", index=run.applied.index),
+            )
             self.healthy, self.last_error = True, ""
         after_commit(run, self.is_leader, DatabaseStateMachine)
         if run.cut is not None and run.cut.stop is not None:
@@ -480,5 +485,5 @@ class DatabaseStateMachine:
 
     def _unhealthy(self, text: str) -> None:
         if text != self.last_error:
-            logger.error("cannot apply %s", text)
+            logger.error("cannot apply %s", text, extra=log_fields("apply_failed", reason=text))
         self.healthy, self.last_error = False, text

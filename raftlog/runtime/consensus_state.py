@@ -27,6 +27,7 @@ from raftlog.consensus.messages import AppendEntries, InstallSnapshot, RaftMessa
 from raftlog.consensus.raft import Raft
 from raftlog.consensus.state import Role
 from raftlog.exceptions import InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.log_writer import LogWriter
@@ -151,7 +152,17 @@ class ConsensusState(LogWriter):
             self.raft.step(message, now)
         except (ProtocolViolation, InvalidEntry) as error:
             self.violations += 1
-            logger.error("a %s of %s is dropped: %s", type(message).__name__, message.sender, error)
+            logger.error(
+                "a %s of %s is dropped: %s",
+                *(type(message).__name__, message.sender, error),
+                extra=log_fields(
+                    "message_dropped",
+                    node=self.raft.node_id,
+                    term=self.raft.current_term,
+                    peer=message.sender,
+                    reason=str(error),
+                ),
+            )
 
     # Inbound, from the reader threads of outgoing connections
 

@@ -17,6 +17,7 @@ from raftlog.consensus.log import UnstableEntries
 from raftlog.consensus.messages import AppendEntries
 from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DiskFull
+from raftlog.log_fields import log_fields
 from raftlog.runtime.monitor import Monitor
 from raftlog.runtime.ports import PeerMessage
 from raftlog.storage.interface import LogStore
@@ -81,7 +82,7 @@ class LogWriter:
         self.log_writer_busy = False
         self.log_write_began_at = float("inf")
         if self.disk_stalled:
-            logger.error("the disk answers again")
+            logger.error("the disk answers again", extra=log_fields("disk_answers", node=self.raft.node_id))
             self.disk_stalled = ""
         self.log_writer_idle.notify()
         self.written(work, succeeded)
@@ -96,7 +97,9 @@ class LogWriter:
         if now < self.stall_deadline:
             return
         self.disk_stalled = f"the disk does not answer: a write has taken over {self._election_timeout:g} s"
-        logger.error("%s", self.disk_stalled)
+        logger.error(
+            "%s", self.disk_stalled, extra=log_fields("disk_stalled", node=self.raft.node_id, reason=self.disk_stalled)
+        )
         self.raft.set_unfit(self.disk_stalled, now)
 
     def write(self, work: UnstableEntries) -> bool:
@@ -114,11 +117,18 @@ class LogWriter:
                 self.log_store.sync()
         except DiskFull as error:
             if not self.disk_full:
-                logger.error("the disk is full; this node takes no entries until there is room: %s", error)
+                logger.error(
+                    "the disk is full; this node takes no entries until there is room: %s",
+                    error,
+                    extra=log_fields("disk_full", node=self.raft.node_id, reason=str(error)),
+                )
             self.disk_full = str(error)
             return False
         if self.disk_full:
-            logger.warning("there is room on the disk again; this node takes entries")
+            logger.warning(
+                "there is room on the disk again; this node takes entries",
+                extra=log_fields("disk_has_room", node=self.raft.node_id),
+            )
         self.disk_full = ""
         return True
 

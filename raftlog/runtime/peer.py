@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from raftlog.consensus.log import FetchEntries
 from raftlog.exceptions import LogCompacted, LogTruncated, TransportError
+from raftlog.log_fields import log_fields
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.ports import ChannelFactory, PeerMessage
 
@@ -89,7 +90,11 @@ class PeerThread:
         except (OSError, TransportError) as error:
             reason = f"{type(error).__name__}: {error}"
             if reason != self.last_error:
-                logger.info("%s cannot connect to %s: %s", state.raft.node_id, self.peer, reason)
+                logger.info(
+                    "%s cannot connect to %s: %s",
+                    *(state.raft.node_id, self.peer, reason),
+                    extra=log_fields("peer_unreachable", node=state.raft.node_id, peer=self.peer, reason=reason),
+                )
                 self.last_error = reason
             with state.monitor:
                 self._back_off()
@@ -104,7 +109,11 @@ class PeerThread:
             now = state.monitor.monotonic()
             state.raft.peer_reset(self.peer)
             afterwards = state.settle(now, wake=(self.peer,))
-        logger.info("%s is connected to %s", state.raft.node_id, self.peer)
+        logger.info(
+            "%s is connected to %s",
+            *(state.raft.node_id, self.peer),
+            extra=log_fields("peer_connected", node=state.raft.node_id, peer=self.peer),
+        )
         run(afterwards)
 
     def _back_off(self) -> None:
@@ -182,5 +191,9 @@ class PeerThread:
                 state.raft.suspect_leader(self.peer, now)
             self._work.notify()
             afterwards = state.settle(now)
-        logger.info("%s lost its connection to %s: %s", state.raft.node_id, self.peer, reason)
+        logger.info(
+            "%s lost its connection to %s: %s",
+            *(state.raft.node_id, self.peer, reason),
+            extra=log_fields("peer_lost", node=state.raft.node_id, peer=self.peer, reason=reason),
+        )
         run(afterwards)

@@ -21,6 +21,7 @@ from raftlog.exceptions import LogCompacted, LogTruncated, NodeDiverged, NotProp
 from raftlog.runtime.apply import OnApplied, state_machine_main
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.election_timer import election_timer_main
+from raftlog.runtime.event_fields import event_fields
 from raftlog.runtime.log_sync import log_sync_main
 from raftlog.runtime.monitor import Monitor
 from raftlog.runtime.peer import PeerThread
@@ -141,7 +142,13 @@ class RaftServer:
 
     def _on_event(self, event: Event) -> None:
         """Called outside the monitor, by the thread that left it."""
-        logger.log(logging.WARNING if event.is_warning else logging.INFO, "%s %s", self.state.raft.node_id, event)
+        logger.log(
+            logging.WARNING if event.is_warning else logging.INFO,
+            "%s %s",
+            self.state.raft.node_id,
+            event,
+            extra=event_fields(self.state.raft.node_id, event),
+        )
         if isinstance(event, ConfigurationChanged | MemberLeft) and self._is_started:
             self._follow_members()
         self._tell_event(event)

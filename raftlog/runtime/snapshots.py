@@ -11,6 +11,7 @@ from typing import Final
 
 from raftlog.consensus.snapshot import LogBase, SnapshotWanted, Transfer
 from raftlog.exceptions import DiskFull
+from raftlog.log_fields import log_fields
 from raftlog.runtime.consensus_state import ConsensusState, run
 from raftlog.runtime.ports import Outcome
 
@@ -95,7 +96,11 @@ def compact(state: ConsensusState, index: int) -> int:
     try:
         state.log_store.compact_to(base)
     except DiskFull as error:
-        logger.warning("the log could not be compacted, which is tried again: %s", error)
+        logger.warning(
+            "the log could not be compacted, which is tried again: %s",
+            error,
+            extra=log_fields("compaction_failed", node=state.raft.node_id, reason=str(error)),
+        )
         index = 0
     with state.monitor:
         state.log_writer_busy = False

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 
 logger = logging.getLogger("raftlog.runtime")
@@ -57,7 +58,12 @@ class NodeThread:
         except BaseException as error:  # noqa: BLE001  (logged, and told to the node)
             try:
                 self.now_doing(f"died: {error}")
-                logger.critical("thread %s died: %s", self.name, error, exc_info=True)
+                logger.critical(
+                    "thread %s died: %s",
+                    *(self.name, error),
+                    exc_info=True,
+                    extra=log_fields("thread_died", about=self.name, reason=str(error)),
+                )
             finally:  # whatever else is broken (a log handler, say), the node must know
                 self._on_death(self.name, error)
 

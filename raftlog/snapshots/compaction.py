@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from raftlog.exceptions import ImageError, LogCompacted, LogTruncated
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock, snapshots
 from raftlog.runtime.consensus_state import ConsensusState
 
@@ -99,7 +100,11 @@ class Compactor:
                 self._problem = ""
             except (ImageError, OSError) as error:
                 if str(error) != self._problem:
-                    logger.warning("%s: the log is not compacted: %s", self._state.raft.node_id, error)
+                    logger.warning(
+                        "%s: the log is not compacted: %s",
+                        *(self._state.raft.node_id, error),
+                        extra=log_fields("compaction_failed", node=self._state.raft.node_id, reason=str(error)),
+                    )
                 self._problem = str(error)
             now_doing("waiting for the log to grow")
             if self._stopping.wait(INTERVAL):
@@ -122,7 +127,11 @@ class Compactor:
         # The disk's work, and only where something comes of it.
         base = snapshots.compact(self._state, min(index, self._make_durable()))
         if base:
-            logger.info("%s: the log (%s) begins after entry %d now", self._state.raft.node_id, reason, base)
+            logger.info(
+                "%s: the log (%s) begins after entry %d now",
+                *(self._state.raft.node_id, reason, base),
+                extra=log_fields("log_compacted", node=self._state.raft.node_id, index=base, reason=reason),
+            )
         return base
 
     def _age(self) -> float:

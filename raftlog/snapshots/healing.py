@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from raftlog.consensus.raft import Raft
 from raftlog.exceptions import DatabaseLost, DatabaseReplaced, ImageError
+from raftlog.log_fields import log_fields
 from raftlog.replication.images import ImageHeader
 from raftlog.replication.sessions import Sessions
 from raftlog.runtime.ports import Outcome
@@ -78,6 +79,7 @@ class Healing:
         logger.warning(
             "%s: the database had applied entry %d, and the one that is there now %d; it is brought up to date (%s)",
             *(self._raft.node_id, before, machine.last_applied, error),
+            extra=log_fields("database_behind", node=self._raft.node_id, index=machine.last_applied, reason=str(error)),
         )
         return min(machine.last_applied, self._raft.log.last_index)  # a log that recovers may be behind
 
@@ -99,7 +101,11 @@ class Healing:
         try:
             header = self._machine.install(image.path, on_progress=told)
         except (ImageError, OSError) as error:
-            logger.error("%s: the image could not be installed: %s", self._raft.node_id, error)
+            logger.error(
+                "%s: the image could not be installed: %s",
+                *(self._raft.node_id, error),
+                extra=log_fields("image_failed", node=self._raft.node_id, reason=str(error)),
+            )
             image.failure = str(error)
             return 0, []
         finally:
@@ -107,6 +113,7 @@ class Healing:
         logger.warning(
             "%s: the database is now an image at entry %d, with %d rows",
             *(self._raft.node_id, header.index, header.total_rows),
+            extra=log_fields("image_installed", node=self._raft.node_id, index=header.index),
         )
         return header.index, self._machine.sessions.outcomes(keys)
 

@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 
 from raftlog.consensus.snapshot import SnapshotWanted, Transfer
 from raftlog.exceptions import ImageError, NodeUnavailable, TransportError
+from raftlog.log_fields import log_fields
 from raftlog.replication.images import ImageHeader
 from raftlog.runtime import snapshots
 from raftlog.runtime.consensus_state import ConsensusState
@@ -118,7 +119,11 @@ class Puller:
                 try:
                     self._pull(wanted)
                 except _Overtaken as overtaken:
-                    logger.info("%s: the image that was pulled is of no use: %s", self._node_id, overtaken)
+                    logger.info(
+                        "%s: the image that was pulled is of no use: %s",
+                        *(self._node_id, overtaken),
+                        extra=log_fields("image_useless", node=self._node_id, reason=str(overtaken)),
+                    )
                     self._incoming.drop()
                     self._pause(LOOK)
                 except (ImageError, OSError) as error:
@@ -133,7 +138,11 @@ class Puller:
 
     def _has_failed(self, problem: str) -> None:
         if problem != self._problem:
-            logger.warning("%s: no image yet: %s", self._node_id, problem)
+            logger.warning(
+                "%s: no image yet: %s",
+                *(self._node_id, problem),
+                extra=log_fields("image_failed", node=self._node_id, reason=problem),
+            )
         self._problem = problem
         self._pause(PAUSE)
 
@@ -151,7 +160,11 @@ class Puller:
             elif header is not None:
                 self._incoming.drop()
         except (ImageError, _Overtaken, OSError) as error:
-            logger.warning("%s: the image of before the restart is of no use: %s", self._node_id, error)
+            logger.warning(
+                "%s: the image of before the restart is of no use: %s",
+                *(self._node_id, error),
+                extra=log_fields("image_useless", node=self._node_id, reason=str(error)),
+            )
             self._incoming.drop()
 
     # One image
@@ -166,7 +179,11 @@ class Puller:
                 self._receive(peer, about)
             except (NodeUnavailable, RequestFailed, TransportError) as error:
                 problems.append(f"{peer}: {error}")
-                logger.info("%s: no image from %s: %s", self._node_id, peer, error)
+                logger.info(
+                    "%s: no image from %s: %s",
+                    *(self._node_id, peer, error),
+                    extra=log_fields("image_failed", node=self._node_id, peer=peer, reason=str(error)),
+                )
                 continue
             self._set_step("verifying the image of")
             self._install(self._incoming.complete())
@@ -222,6 +239,7 @@ class Puller:
         logger.info(
             "%s: pulling an image at entry %d from %s: %d bytes, %d are here",
             *(self._node_id, about.index, peer, about.bytes, received),
+            extra=log_fields("image_pulling", node=self._node_id, index=about.index, peer=peer, bytes=about.bytes),
         )
         self._set_step("pulling an image from")
         self._speed = Speed(monotonic)

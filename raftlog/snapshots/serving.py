@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from raftlog.exceptions import ImageError, RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.replication.images import Describe, ImageHeader
 from raftlog.runtime import clock
 
@@ -169,13 +170,17 @@ class ImageServer:
             path = path.rename(self._directory / f"{header.index}")
         except (RaftlogError, OSError, ValueError, IndexError) as error:
             if not self._stopping:
-                logger.error("no image could be made: %s", error)
+                logger.error("no image could be made: %s", error, extra=log_fields("image_failed", reason=str(error)))
             with self._lock:
                 self._failure, self._wanted_index = (str(error), clock.monotonic()), 0
             return
         image = Image(path, header)
         took = clock.monotonic() - began
-        logger.info("an image at entry %d was made: %d bytes in %.1f s", header.index, image.bytes, took)
+        logger.info(
+            "an image at entry %d was made: %d bytes in %.1f s",
+            *(header.index, image.bytes, took),
+            extra=log_fields("image_made", index=header.index, bytes=image.bytes, seconds=round(took, 3)),
+        )
         with self._lock:
             self._images[image.id] = image
             self._failure, self._wanted_index = ("", 0.0), 0
@@ -205,4 +210,8 @@ class ImageServer:
         """Lock: held. Whoever is reading from it finds out with the next request."""
         del self._images[image.id]
         image.path.unlink(missing_ok=True)
-        logger.info("the image at entry %d was removed", image.header.index)
+        logger.info(
+            "the image at entry %d was removed",
+            image.header.index,
+            extra=log_fields("image_removed", index=image.header.index),
+        )

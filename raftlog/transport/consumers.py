@@ -21,6 +21,7 @@ from channels.consumer import AsyncConsumer
 
 from raftlog.consensus.entries import KEY
 from raftlog.exceptions import FrameRefused, HandshakeRefused, Overloaded, RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 from raftlog.runtime.ports import Outcome, PeerMessage, ServicePort
 from raftlog.transport.client_messages import (
@@ -180,7 +181,7 @@ class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
         try:
             await outbox.run()
         except Exception:  # a message that cannot be encoded, say: the other side must not wait for it for ever
-            logger.exception("cannot send to %s", self._client)
+            logger.exception("cannot send to %s", self._client, extra=log_fields("send_failed", peer=str(self._client)))
             await self._close(INTERNAL_ERROR, "")
 
     def _on_overflow(self) -> None:
@@ -353,7 +354,11 @@ class ClientConsumer(RaftConsumer):
         except RaftlogError as error:
             self.outbox.put(Answer(request_id, b"", type(error).__name__, str(error)))
         except Exception as error:  # the asker's to see, and logged
-            logger.exception("a request of %s failed", self._client)
+            logger.exception(
+                "a request of %s failed",
+                self._client,
+                extra=log_fields("request_failed", peer=str(self._client), reason=str(error)),
+            )
             self.outbox.put(Answer(request_id, b"", type(error).__name__, str(error)))
 
 

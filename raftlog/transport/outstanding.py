@@ -9,6 +9,7 @@ from typing import Any
 
 from raftlog.consensus.entries import KEY
 from raftlog.exceptions import RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.runtime.ports import NOT_PROPOSED, UNKNOWN, Outcome
 from raftlog.transport.client_messages import Answer
 
@@ -70,4 +71,4 @@ def call(done: Callable[[Any], None], argument: Any) -> None:
     try:
         done(argument)
     except Exception:  # a caller's mistake must not take the answers of all others away
-        logger.exception("a callback failed")
+        logger.exception("a callback failed", extra=log_fields("callback_failed"))

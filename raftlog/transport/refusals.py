@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from typing import Final
 
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 from raftlog.transport.close_codes import REASONS
 
@@ -34,7 +35,11 @@ class Refusals:
                 return
             self._logged[code] = (now, count)
         more = f" (and {count - logged_count - 1} more since the last such line)" if count - logged_count > 1 else ""
-        logger.warning("refused %s: %s: %s (close code %d)%s", client, REASONS.get(code, "?"), detail, code, more)
+        logger.warning(
+            "refused %s: %s: %s (close code %d)%s",
+            *(client, REASONS.get(code, "?"), detail, code, more),
+            extra=log_fields("connection_refused", peer=client, reason=REASONS.get(code, "?"), code=code),
+        )
 
     @property
     def counts(self) -> dict[str, int]:

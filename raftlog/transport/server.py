@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from raftlog.exceptions import TransportError
+from raftlog.log_fields import log_fields
 
 if TYPE_CHECKING:
     from raftlog.transport.routing import ASGIApplication
@@ -146,7 +147,7 @@ class DaphneServer:
 
     def _listening(self, addresses: list[tuple[str, int]]) -> None:
         where = [f"{host}:{port}" for host, port in addresses] + ([self._unix_socket] if self._unix_socket else [])
-        logger.info("listening on %s", ", ".join(where))
+        logger.info("listening on %s", ", ".join(where), extra=log_fields("listening", about=", ".join(where)))
         self._on_listening(addresses)
         if self._background is not None:
             from twisted.internet import reactor

@@ -19,14 +19,14 @@ LAYERS: list[set[str]] = [
     {"testing"},  # measures and tries the batteries, too
     {"contrib"},
     {"channels"},
-    {"node", "node_process", "node_services", "host", "feed"},
+    {"node", "node_events", "node_process", "node_services", "host", "feed"},
     {"asking", "comparison", "digests", "disaster", "observing", "snapshots"},
     {"models"},
     {"replication", "transport"},
     {"runtime"},
     {"storage"},
     {"consensus"},
-    {"addresses", "conf", "signals", "exceptions"},
+    {"addresses", "conf", "signals", "exceptions", "log_fields"},
 ]
 ABOVE = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 SIBLINGS_APART = {("replication", "transport"), ("transport", "replication")}
@@ -117,7 +117,7 @@ def test_the_lower_layers_load_without_django(part):
 
 
 # What contrib may import of raftlog, apart from its own: what every project may.
-PUBLIC = {"exceptions", "signals", "models", "middleware", "backends.exceptions"}
+PUBLIC = {"exceptions", "log_fields", "signals", "models", "middleware", "backends.exceptions"}
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "contrib").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -17,6 +17,7 @@ import psycopg
 
 from raftlog.backends.postgresql.control import Control
 from raftlog.exceptions import ApplyStopped
+from raftlog.log_fields import log_fields
 from raftlog.replication.certify import Unexplained, Verdict
 from raftlog.replication.changes import Group
 from raftlog.replication.write_set import WriteSet, decode_write_set
@@ -175,7 +176,11 @@ class Unblocker(threading.Thread):
             try:
                 self._watch()
             except psycopg.OperationalError as error:
-                logger.warning("cannot see what holds up the log, trying again: %s", str(error).strip())
+                logger.warning(
+                    "cannot see what holds up the log, trying again: %s",
+                    str(error).strip(),
+                    extra=log_fields("database_unusable", reason=str(error).strip()),
+                )
                 with self._condition:
                     self._condition.wait_for(lambda: self._is_stopping, RECONNECT_AFTER)
 
@@ -202,5 +207,6 @@ class Unblocker(threading.Thread):
         rows = connection.execute(_UNBLOCK, (before, self._pid)).fetchall()
         for pid, name, state, query, _ in rows:
             logger.warning("process %d of the database (%s, %s) held up the log: cancelled (%s)",
-                           pid, name or "no name", state, query)  # fmt: skip
+                           pid, name or "no name", state, query,
+                           extra=log_fields("apply_held_up", about=f"process {pid}", reason=state))  # fmt: skip
         return [row[0] for row in rows]

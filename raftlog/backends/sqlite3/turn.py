@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
 
 logger = logging.getLogger("raftlog.apply")
@@ -118,7 +119,9 @@ class Turn:
 
     def _tell_of_wait(self) -> None:
         if words := self.waits_for():
-            logger.error("%s", words)
+            logger.error(
+                "%s", words, extra=log_fields("apply_held_up", about=f"process {self.holder_pid()}", reason=words)
+            )
 
     def close(self) -> None:
         self.give_back()

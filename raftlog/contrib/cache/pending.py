@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog import CommandFailed, ProposalError
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.cache")
 
@@ -40,7 +41,11 @@ class PendingWrite:
                 self._propose(some)
         except (ProposalError, CommandFailed):
             keys = sorted({str(change[1]) for change in self.changes if len(change) > 1})
-            logger.exception("cache %s: not written after a commit: %s", self.location, ", ".join(keys[:20]))
+            logger.exception(
+                "cache %s: not written after a commit: %s",
+                *(self.location, ", ".join(keys[:20])),
+                extra=log_fields("cache_not_written", about=self.location),
+            )
 
 
 def write_at_commit(connection: BaseDatabaseWrapper, location: str, propose: Propose, changes: list[Change]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from django.db import connections
 
 from raftlog.contrib.cache.pending import Change, in_entries
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.cache")
 
@@ -89,7 +90,11 @@ class Writer:
                 self._propose[location](some)
             except Exception:  # (the thread goes on: others write too)
                 keys = ", ".join(str(change[1]) for change in some[:20])
-                logger.exception("cache %s: not written: %s", location, keys)
+                logger.exception(
+                    "cache %s: not written: %s",
+                    *(location, keys),
+                    extra=log_fields("cache_not_written", about=location),
+                )
 
 
 writer = Writer()

@@ -17,6 +17,7 @@ from django.db import connections
 
 from raftlog import NotProposed, OutcomeUnknown, SessionExpired
 from raftlog.contrib.counters.commands import LARGEST, add_in_command, refuse_without_table
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.counters")
 
@@ -49,7 +50,11 @@ class Gatherer:
         """Raises ValueError where RAFTLOG_COUNTERS_INTERVAL is none."""
         with self._changed:
             if name not in self._waiting and len(self._waiting) >= MAX_NAMES:
-                logger.error("counters: %d names wait for the log already; %s is not counted (%+d)", MAX_NAMES, name, n)
+                logger.error(
+                    "counters: %d names wait for the log already; %s is not counted (%+d)",
+                    *(MAX_NAMES, name, n),
+                    extra=log_fields("counter_not_counted", about=name),
+                )
                 return
             if self._thread is None:
                 self._interval = interval()
@@ -111,18 +116,34 @@ class Gatherer:
             except OutcomeUnknown as error:
                 proposal_id, problem = error.proposal_id, error
             except SessionExpired as error:
-                logger.error("counters: whether these were counted is not known any more: %s (%s)", changes, error)
+                logger.error(
+                    "counters: whether these were counted is not known any more: %s (%s)",
+                    *(changes, error),
+                    extra=log_fields("counter_not_counted", reason=str(error)),
+                )
                 return
             except NotProposed as error:
                 problem = error
             except Exception as error:  # noqa: BLE001  (the thread goes on: others count too)
-                logger.error("counters: not counted: %s (%s: %s)", changes, type(error).__name__, error)
+                logger.error(
+                    "counters: not counted: %s (%s: %s)",
+                    *(changes, type(error).__name__, error),
+                    extra=log_fields("counter_not_counted", reason=str(error)),
+                )
                 return
             if is_last:
-                logger.error("counters: the process ends and the log is out of reach; lost: %s (%s)", changes, problem)
+                logger.error(
+                    "counters: the process ends and the log is out of reach; lost: %s (%s)",
+                    *(changes, problem),
+                    extra=log_fields("counter_not_counted", reason=str(problem)),
+                )
                 return
             if not warned:
-                logger.warning("counters: %d names wait: %s", len(changes), problem)
+                logger.warning(
+                    "counters: %d names wait: %s",
+                    *(len(changes), problem),
+                    extra=log_fields("counter_delayed", reason=str(problem)),
+                )
                 warned = True
             threading.Event().wait(PAUSE)
 

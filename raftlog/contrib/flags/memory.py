@@ -24,6 +24,7 @@ from django.db.utils import Error as DatabaseError
 from raftlog import InsideTransaction, is_applying
 from raftlog.contrib.flags.declared import Definition, definition, definitions
 from raftlog.contrib.flags.models import Flag
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.flags")
 
@@ -186,7 +187,10 @@ def _look_again_and_again() -> None:
             look()
         except Exception:  # the thread goes on: without it, flags would never change again
             if not watch.problem:
-                logger.exception("flags cannot be read; what was known stands, at first the defaults")
+                logger.exception(
+                    "flags cannot be read; what was known stands, at first the defaults",
+                    extra=log_fields("database_unusable"),
+                )
             watch.problem = "see the log"
         watch.loaded.set()
         watch.pause.wait(INTERVAL)
@@ -200,7 +204,11 @@ def look() -> None:
         _watch.problem = ""
     except DatabaseError as error:
         if not _watch.problem:
-            logger.warning("flags cannot be read; what was known stands, at first the defaults: %s", error)
+            logger.warning(
+                "flags cannot be read; what was known stands, at first the defaults: %s",
+                error,
+                extra=log_fields("database_unusable", reason=str(error)),
+            )
         _watch.problem = str(error)
         connections[router.db_for_write(Flag)].close()
 
@@ -222,7 +230,9 @@ def reload() -> None:
         try:
             callback(new, old)
         except Exception:  # the project's code; the flag is what it is
-            logger.exception("a callback of flags failed: %r", callback)
+            logger.exception(
+                "a callback of flags failed: %r", callback, extra=log_fields("receiver_failed", about=repr(callback))
+            )
 
 
 def committed() -> None:

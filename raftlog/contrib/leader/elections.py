@@ -16,6 +16,7 @@ from raftlog.contrib.locks import api
 from raftlog.contrib.locks.exceptions import LockLost, LockNotAcquired
 from raftlog.contrib.locks.fence import Fence
 from raftlog.exceptions import NotProposed, OutcomeUnknown
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.leader")
 
@@ -66,7 +67,11 @@ class Election:
             except (NotProposed, OutcomeUnknown) as error:
                 logger.info("the election %r could not be held: %s", self.name, error)
                 return None
-            logger.info("this process leads %r (token %d)", self.name, self._fence.token)
+            logger.info(
+                "this process leads %r (token %d)",
+                *(self.name, self._fence.token),
+                extra=log_fields("leadership_won", about=self.name),
+            )
             return self._fence
 
     def resign(self) -> None:
@@ -160,10 +165,18 @@ def run(main: Callable[[Fence], Any], *, name: str = DEFAULT_NAME, ttl: float = 
         has_ended, result = False, None
         try:
             with api.lock(lock_name(name), ttl=ttl) as fence:
-                logger.info("this process leads %r (token %d)", name, fence.token)
+                logger.info(
+                    "this process leads %r (token %d)",
+                    *(name, fence.token),
+                    extra=log_fields("leadership_won", about=name),
+                )
                 result = main(fence)
                 has_ended = True
         except LockLost as error:
-            logger.warning("this process does not lead %r any more: %s", name, error)
+            logger.warning(
+                "this process does not lead %r any more: %s",
+                *(name, error),
+                extra=log_fields("leadership_lost", about=name, reason=str(error)),
+            )
         if has_ended:
             return result

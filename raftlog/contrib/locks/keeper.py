@@ -11,6 +11,7 @@ from typing import Any, Final
 from raftlog import clock
 from raftlog.contrib.locks.fence import SURE, Fence
 from raftlog.exceptions import CommandNotSupported, RaftlogError
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.locks")
 
@@ -92,11 +93,19 @@ class Keeper:
 
     def _tell(self, fence: Fence, reason: str) -> None:
         self.forget(fence)
-        logger.warning("the lock %r (token %d) is lost: %s", fence.name, fence.token, reason)
+        logger.warning(
+            "the lock %r (token %d) is lost: %s",
+            *(fence.name, fence.token, reason),
+            extra=log_fields("lock_lost", about=fence.name, reason=reason),
+        )
         try:
             fence.lost(reason)
         except Exception:  # the project's own callback; the other locks go on
-            logger.exception("on_lost of the lock %r failed", fence.name)
+            logger.exception(
+                "on_lost of the lock %r failed",
+                fence.name,
+                extra=log_fields("receiver_failed", about=f"on_lost of {fence.name}"),
+            )
 
     def _due(self) -> dict[str, Fence]:
         """What is to be renewed; where one is, those that soon would be go with it."""

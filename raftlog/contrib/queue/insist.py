@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from raftlog import clock
 from raftlog.exceptions import CommandFailed, NotProposed, OutcomeUnknown, SessionExpired
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.queue")
 
@@ -37,13 +38,25 @@ class Insistent:
             except SessionExpired:
                 return None
             except CommandFailed as failed:
-                logger.error("%s failed on every node alike: %s", command.name, failed)
+                logger.error(
+                    "%s failed on every node alike: %s",
+                    *(command.name, failed),
+                    extra=log_fields("command_failed", about=command.name, reason=str(failed)),
+                )
                 return None
-            logger.warning("%s is tried again: %s", command.name, trouble)
+            logger.warning(
+                "%s is tried again: %s",
+                *(command.name, trouble),
+                extra=log_fields("command_retried", about=command.name, reason=str(trouble)),
+            )
             if stopping.is_set():
                 stopped_at = clock.monotonic() if stopped_at is None else stopped_at
                 if clock.monotonic() - stopped_at > PATIENCE:
-                    logger.error("%s is given up, as this worker stops; claims end by themselves", command.name)
+                    logger.error(
+                        "%s is given up, as this worker stops; claims end by themselves",
+                        command.name,
+                        extra=log_fields("command_failed", about=command.name, reason=str(trouble)),
+                    )
                     return None
             clock.sleep(pause)
             pause = min(pause * 2, LAST_PAUSE)

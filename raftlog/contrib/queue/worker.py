@@ -23,6 +23,7 @@ from raftlog.contrib.queue import commands
 from raftlog.contrib.queue.insist import Insistent
 from raftlog.contrib.queue.models import QueuedTask, State
 from raftlog.contrib.queue.running import Attempt
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.queue")
 
@@ -143,7 +144,11 @@ class Worker:
                 claimed = self._claim()
                 self._look_after()
             except DatabaseError as error:
-                logger.warning("worker %s cannot use its database, and tries again: %s", self.name, error)
+                logger.warning(
+                    "worker %s cannot use its database, and tries again: %s",
+                    *(self.name, error),
+                    extra=log_fields("database_unusable", about=self.name, reason=str(error)),
+                )
                 close_old_connections()
                 self._stopping.wait(TROUBLE_PAUSE)
                 continue
@@ -260,7 +265,11 @@ class Worker:
             try:
                 self._look_after()
             except DatabaseError as error:
-                logger.warning("worker %s cannot use its database: %s", self.name, error)
+                logger.warning(
+                    "worker %s cannot use its database: %s",
+                    *(self.name, error),
+                    extra=log_fields("database_unusable", about=self.name, reason=str(error)),
+                )
             for thread in self._threads:
                 thread.join(SHORTEST_PAUSE)
         with self._changed:
@@ -349,7 +358,11 @@ class Worker:
             try:
                 tell_finished(row)
             except Exception:  # a receiver's trouble is not the worker's
-                logger.exception("a receiver of task_finished failed for %s", row)
+                logger.exception(
+                    "a receiver of task_finished failed for %s",
+                    row,
+                    extra=log_fields("receiver_failed", about="task_finished"),
+                )
 
     def _count(self, *, completed: int = 0, failed: int = 0, lost: int = 0) -> None:
         """_changed: held."""
@@ -357,7 +370,12 @@ class Worker:
         self._counts = Counts(before.completed + completed, before.failed + failed, before.lost + lost)
 
     def _die(self, error: BaseException) -> None:
-        logger.critical("worker %s: thread %s died", self.name, threading.current_thread().name, exc_info=error)
+        logger.critical(
+            "worker %s: thread %s died",
+            *(self.name, threading.current_thread().name),
+            exc_info=error,
+            extra=log_fields("thread_died", about=threading.current_thread().name, reason=str(error)),
+        )
         with self._changed:
             self._died = self._died or error
             self._no_more_tasks = self._no_more_outcomes = True

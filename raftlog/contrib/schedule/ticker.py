@@ -20,6 +20,7 @@ from raftlog.contrib.schedule import commands
 from raftlog.contrib.schedule.jobs import Job, all_jobs
 from raftlog.contrib.schedule.models import JobState
 from raftlog.exceptions import ProposalError
+from raftlog.log_fields import log_fields
 
 logger = logging.getLogger("raftlog.schedule")
 
@@ -37,7 +38,11 @@ def run(node: Any) -> None:
         try:
             pause = tick(node.node_id, timezone.now(), lambda: node.is_leader() and not node.stopping.is_set())
         except (DatabaseError, ProposalError) as error:
-            logger.warning("jobs are looked at again in %g s: %s", TROUBLE_PAUSE, error)
+            logger.warning(
+                "jobs are looked at again in %g s: %s",
+                *(TROUBLE_PAUSE, error),
+                extra=log_fields("database_unusable", reason=str(error)),
+            )
             pause = TROUBLE_PAUSE
         close_old_connections()
         node.stopping.wait(pause)
@@ -88,6 +93,10 @@ def fire(job: Job, last_due: datetime.datetime, due: datetime.datetime, node_id:
     except Exception as error:
         if not job.is_command:
             raise
-        logger.error("job %s, due %s, failed on every node alike: %s", job.name, due, error)
+        logger.error(
+            "job %s, due %s, failed on every node alike: %s",
+            *(job.name, due, error),
+            extra=log_fields("job_failed", about=job.name, reason=str(error)),
+        )
         fired = commands.fire.propose(**arguments, error=f"{type(error).__name__}: {error}"[:2_000])
     return bool(fired)

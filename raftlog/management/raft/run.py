@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from django.apps import apps
@@ -16,9 +17,12 @@ from django.utils.module_loading import import_string
 import raftlog
 from raftlog import conf
 from raftlog.exceptions import DirectoryInUse, RaftlogError
+from raftlog.log_fields import log_fields
 from raftlog.management.output import Output
 from raftlog.management.verbs import Verb, read_settings
 from raftlog.node_process import run_node
+
+logger = logging.getLogger("raftlog.node")
 
 
 class RunVerb(Verb):
@@ -65,6 +69,9 @@ exit codes:
         except DirectoryInUse as error:
             raise CommandError(f"{error}. Stop it first, or give this node a DATA_DIR of its own") from error
         except (RaftlogError, OSError) as error:
+            if logger.hasHandlers():  # else its words would stand there twice
+                fields = log_fields("start_refused", node=settings.node_id, reason=str(error))
+                logger.critical("%s is not started: %s", settings.node_id, error, extra=fields)
             raise CommandError(f"{type(error).__name__}: {error}") from error
 
 
