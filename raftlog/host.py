@@ -41,11 +41,16 @@ TURN_STAY: Final = 3.0  # seconds that the cluster's turn keeps it here, though 
 LOOK_INTERVAL: Final = 0.05  # seconds between two looks whether somebody waits
 POLL_INTERVAL: Final = 0.01  # seconds between two attempts to take the directory
 YIELD: Final = 0.05  # seconds that a process leaves to those who waited for it
+SEVERAL_FOR: Final = 10.0  # seconds for which a log that had several voters is taken to have them still
 DRAIN_TIMEOUT: Final = 5.0  # seconds for what is outstanding, before the directory is let go to another process
 
 HOW_TO_START = "start this host's node with `manage.py raft run`"
 
 Done = Callable[[list[Outcome]], None]
+
+
+class _SeveralVoters(NodeUnavailable):
+    """This host is no cluster by itself: its log says so."""
 
 
 class Place(enum.Enum):
@@ -95,6 +100,8 @@ class HostProposer:
         self._leaving = False  # somebody waits in leave()
         # Why this process may not be the node again: a write of its log failed.
         self._failure = ""
+        # Until when the log need not be opened once more to be told that the cluster has several voters, and the words.
+        self._several: tuple[float, str] = (0.0, "")
 
     # ports.Proposer
 
@@ -112,6 +119,7 @@ class HostProposer:
             return
         try:
             self._client.propose(payloads, timeout, done)
+            self._several = (0.0, "")  # a node runs, which may change who votes
         except NodeUnavailable as error:
             self._refuse_to_become(error)
             self._become_for(Queued(payloads, clock.monotonic() + timeout, done))
@@ -220,6 +228,9 @@ class HostProposer:
             raise NodeUnavailable(f"this process was the node and cannot be it again ({self._failure}); restart it")
         if not (settings.data_dir / METADATA).exists() and set(settings.members) != {settings.node_id}:
             raise NodeUnavailable(f"no node runs on this host: {HOW_TO_START} ({error})") from error
+        until, words = self._several
+        if clock.monotonic() < until:
+            raise NodeUnavailable(words)
 
     def _become_for(self, queued: Queued) -> None:
         with self._changed:
@@ -265,6 +276,10 @@ class HostProposer:
             node.start(refuse_several_voters)
         except DirectoryInUse as error:
             return self._wait_to_become(node, error)
+        except _SeveralVoters as error:
+            # To open the log is to read it: not for each proposal of an application whose node is down.
+            self._several = (clock.monotonic() + SEVERAL_FOR, str(error))
+            raise
         return node
 
     def _wait_to_become(self, node: Node, in_use: DirectoryInUse) -> Node | None:
@@ -406,7 +421,7 @@ def refuse_several_voters(raft: Raft) -> None:
     voters = raft.configuration.all_voters
     if voters != {raft.node_id}:
         several = f"the cluster's voters are {', '.join(sorted(voters))}"
-        raise NodeUnavailable(f"no node runs on this host, and {several}: {HOW_TO_START}")
+        raise _SeveralVoters(f"no node runs on this host, and {several}: {HOW_TO_START}")
 
 
 _host: HostProposer | None = None

@@ -140,7 +140,9 @@ def test_the_configuration_in_the_log_decides_who_is_a_cluster_by_itself(setting
     assert outcome.status == APPLIED  # the log knows of one voter
 
 
-def test_a_log_with_several_voters_is_left_to_raft_run(settings, make):
+@pytest.fixture
+def several_voters(settings):
+    """The folder of a host whose log has two voters."""
     storage = open_storage(settings.data_dir, node_id="node1", cluster="raftlog", new_incarnation="cd" * 16)
     servers = {"node1": Server("ws://127.0.0.1:1", storage.metadata.incarnation), "b": Server("ws://127.0.0.1:2", "ab")}
     payload = encode_configuration(Configuration("ab" * 16, servers, ("b", "node1")))
@@ -148,9 +150,41 @@ def test_a_log_with_several_voters_is_left_to_raft_run(settings, make):
     storage.log.append(EntryBatch(1, [Run(1, 1, 1)], [payload]))
     storage.log.sync()
     storage.close()
+
+
+def test_a_log_with_several_voters_is_left_to_raft_run(several_voters, make):
     outcome = propose(make())
     assert outcome.status == NOT_PROPOSED
     assert b"voters are b, node1: start this host's node with `manage.py raft run`" in outcome.result
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(3600.0, 1), (0.0, 3)])
+def test_a_log_with_several_voters_is_not_opened_for_each_proposal(several_voters, make, monkeypatch, seconds, times):
+    """Opening it is reading it; it is asked again after a while, since `raft recover` may have made it one voter's."""
+    opened = []
+    start = Node.start
+    monkeypatch.setattr(Node, "start", lambda node, refuse: (opened.append(node), start(node, refuse)))
+    monkeypatch.setattr(host, "SEVERAL_FOR", seconds)
+    proposer = make()
+    refused = []
+    for _ in range(3):
+        try:
+            refused.append(propose(proposer).result)
+        except NodeUnavailable as error:
+            refused.append(str(error).encode())
+        wait_until(lambda: proposer._keeper is None)
+    assert all(b"voters are b, node1" in words for words in refused)
+    assert len(opened) == times
+
+
+def test_a_node_that_answered_may_have_changed_the_voters(several_voters, make, monkeypatch):
+    proposer = make()
+    propose(proposer)
+    wait_until(lambda: proposer._keeper is None)
+    monkeypatch.setattr(proposer._client, "propose", lambda payloads, timeout, done: None)
+    proposer.propose([], 1.0, lambda outcomes: None)
+    monkeypatch.undo()
+    assert propose(proposer).status == NOT_PROPOSED, "the log was opened again, and said so"
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
