@@ -31,6 +31,8 @@ from raftlog.consensus.entries import (
     KEY,
     NO_OP,
     OPEN_SESSION,
+    RESERVE,
+    TRANSACTION,
     WRITE_SET_KINDS,
     EntryBatch,
     client_header,
@@ -68,6 +70,8 @@ logger = logging.getLogger("raftlog.apply")
 
 FIRST_RETRY: Final = 0.05  # seconds until an unavailable database is tried again; doubled up to
 LAST_RETRY: Final = 2.0
+# Kinds of entries that run no code of the project and change no schema.
+_SHORT: Final = frozenset({TRANSACTION, RESERVE, NO_OP, OPEN_SESSION})
 GUARDED_BATCHES: Final = 8  # how many batches are guarded from the start after one had a failure
 
 
@@ -79,6 +83,7 @@ class DatabaseStateMachine:
     """
 
     max_entries = 256  # one transaction of about 25 to 250 ms
+    gathers = True
 
     def __init__(
         self,
@@ -246,14 +251,14 @@ class DatabaseStateMachine:
     def _transact(self, database: ApplyConnection, part: EntryBatch, mode: Mode, verdict: IntegrityError | None) -> Run:
         run = Run(self.sessions, self._applied)
         try:
-            with database.transaction(part.payloads[0] if mode is Mode.ALONE else b""):
+            is_short = mode is not Mode.ALONE and all(payload[0] in _SHORT for payload in part.payloads)
+            with database.transaction(part.payloads[0] if mode is Mode.ALONE else b"", is_short=is_short) as cursor:
                 if mode is not Mode.ALONE and not database.guard.can_batch:
                     raise TryAgain(Mode.ALONE)
                 self._run_entries(database, part, mode, run, verdict)
                 if mode is not Mode.ALONE:
                     database.before_commit()
-                with database.connection.cursor() as cursor:
-                    changes = run.write(cursor, self.feed)
+                changes = run.write(cursor, self.feed)
                 database.moved_to(run.applied.index, changes)
                 run.hooks = database.take_hooks()
                 self._committing = run

@@ -239,9 +239,8 @@ class ForeignKeyCheck:
     a removed parent ask the same question, whatever happened to either later in the entry.
     """
 
-    def __init__(self, connection: sqlite3.Connection, schema: Schema) -> None:
-        self._cursor = connection.cursor(sqlite3.Cursor)
-        self._cursor.row_factory = None
+    def __init__(self, cursor: sqlite3.Cursor, schema: Schema) -> None:
+        self._cursor = cursor
         self._schema = schema
         self._suspects: dict[tuple[ForeignKey, tuple[Any, ...]], None] = {}
         self._referring: dict[str, list[ForeignKey]] = {}

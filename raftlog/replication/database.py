@@ -29,6 +29,13 @@ class TransactionPort(Protocol):
         """Who keeps this connection from applying, in words; "" if nobody does. Any thread."""
         ...
 
+    def short_transaction(self) -> contextlib.AbstractContextManager[Any] | None:
+        """A transaction for entries that run no code of the project and change no schema; None: there is none such.
+
+        Gives a cursor for raftlog's own tables, which takes Django's placeholders.
+        """
+        ...
+
     def must_be_alone(self, body: bytes) -> bool: ...
 
     def foreign_keys_for(self, body: bytes) -> contextlib.AbstractContextManager[None]: ...
@@ -82,6 +89,7 @@ class ApplyConnection:
         self.is_open = False
         # None: an ENGINE of Django's own, whose transactions nobody captures.
         self.transactions: TransactionPort | None = None
+        self._is_short = False
         # The first infrastructure failure of the current entry, whether or not its command let it through.
         self.failure: BaseException | None = None
 
@@ -116,12 +124,20 @@ class ApplyConnection:
         return transactions.waits_for() if transactions is not None else ""
 
     @contextlib.contextmanager
-    def transaction(self, alone: bytes) -> Iterator[None]:
-        """One transaction of apply. `alone`: the payload of its one entry, or nothing.
+    def transaction(self, alone: bytes, *, is_short: bool = False) -> Iterator[Any]:
+        """One transaction of apply, with a cursor for raftlog's own tables. `alone`: the payload of its one entry.
 
+        `is_short`: none of its entries runs code of the project or changes the schema, so none needs what Django keeps
+        of a transaction (savepoints, hooks, wrappers), which costs more than applying a row.
         Raises foreign_keys.SchemaChanged before anything was done.
         """
         self.failure = None
+        short = self.transactions.short_transaction() if is_short and self.transactions is not None else None
+        self._is_short = short is not None
+        if short is not None:
+            with self.connection.wrap_database_errors, short as cursor:
+                yield cursor
+            return
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self.transactions is not None and alone and alone[0] in WRITE_SET_KINDS:
             around = self.transactions.foreign_keys_for(alone[HEADER_BYTES:])
@@ -129,7 +145,8 @@ class ApplyConnection:
         with around, watched, transaction.atomic(using=self.alias, durable=True):
             with self.connection.wrap_database_errors:
                 self.guard.begin()
-            yield
+            with self.connection.cursor() as cursor:
+                yield cursor
 
     def entry_savepoint(self) -> Any:
         return transaction.atomic(using=self.alias)
@@ -198,6 +215,8 @@ class ApplyConnection:
                 self.transactions.set_applied(index, changes)
 
     def before_commit(self) -> None:
+        if self._is_short:
+            return
         with self.connection.wrap_database_errors:
             self.guard.before_commit()
 

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
@@ -122,22 +122,32 @@ class TableShape:
         return _insert(self.name, self.columns)
 
     def delete_by_key(self) -> str:
-        return f"DELETE FROM main.{quoted(self.name)} WHERE {self._where_key()}"
+        return _delete_by_key(self.name, self.columns, self.key)
 
     def update_by_key(self, changed: Sequence[int]) -> str:
-        assignments = ", ".join(f"{quoted(self.columns[position])} = ?" for position in changed)
-        return f"UPDATE main.{quoted(self.name)} SET {assignments} WHERE {self._where_key()}"
-
-    def _where_key(self) -> str:
-        return " AND ".join(f"{quoted(self.columns[position])} = ?" for position in self.key)
+        return _update_by_key(self.name, self.columns, self.key, tuple(changed))
 
 
 @lru_cache(maxsize=1024)
 def _select_by_key(name: str, columns: tuple[str, ...], key: tuple[int, ...]) -> str:
     # The plus makes each column an expression, so that no converter of a connection with detect_types touches it.
     selected = ", ".join(f"+{quoted(column)} AS c{number}" for number, column in enumerate(columns))
-    where = " AND ".join(f"{quoted(columns[position])} = ?" for position in key)
-    return f"SELECT {selected} FROM main.{quoted(name)} WHERE {where}"
+    return f"SELECT {selected} FROM main.{quoted(name)} WHERE {_where(columns, key)}"
+
+
+@lru_cache(maxsize=1024)
+def _delete_by_key(name: str, columns: tuple[str, ...], key: tuple[int, ...]) -> str:
+    return f"DELETE FROM main.{quoted(name)} WHERE {_where(columns, key)}"
+
+
+@lru_cache(maxsize=1024)
+def _update_by_key(name: str, columns: tuple[str, ...], key: tuple[int, ...], changed: tuple[int, ...]) -> str:
+    assignments = ", ".join(f"{quoted(columns[position])} = ?" for position in changed)
+    return f"UPDATE main.{quoted(name)} SET {assignments} WHERE {_where(columns, key)}"
+
+
+def _where(columns: tuple[str, ...], key: tuple[int, ...]) -> str:
+    return " AND ".join(f"{quoted(columns[position])} = ?" for position in key)
 
 
 @lru_cache(maxsize=1024)
@@ -167,9 +177,12 @@ class Schema:
         self._referring: dict[str, list[ForeignKey]] | None = None
         self._plain: dict[str, bool] = {}
         self._has_triggers: bool | None = None
+        self._is_fixed = False
 
     def refresh(self) -> bool:
         """Forget what was read if the schema moved. Returns whether it did."""
+        if self._is_fixed:
+            return False
         (version,) = self._rows("PRAGMA main.schema_version")[0]
         if version == self.version:
             return False
@@ -177,7 +190,18 @@ class Schema:
         self.version = version
         return True
 
+    @contextlib.contextmanager
+    def fixed(self) -> Iterator[None]:
+        """Inside, nobody moves the schema, this connection included: it is looked up once."""
+        self.refresh()
+        self._is_fixed = True
+        try:
+            yield
+        finally:
+            self._is_fixed = False
+
     def forget(self) -> None:
+        self._is_fixed = False
         self.version = -1
         self._shapes.clear()
         self._plain.clear()

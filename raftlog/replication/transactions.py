@@ -207,7 +207,7 @@ class TransactionEntry:
         self.changes = Gatherer(is_on=applier.gathers_changes)
 
     def reference_check(self, applier: TransactionApplier) -> ForeignKeyCheck:
-        return ForeignKeyCheck(applier.connection, applier.schema)
+        return ForeignKeyCheck(applier._cursor, applier.schema)
 
     def run(self) -> Verdict:
         self.certify()

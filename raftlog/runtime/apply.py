@@ -2,6 +2,7 @@
 
 Waits for: entries that are committed and durable in this node's own log (rule 5), and not applied.
 Does outside the monitor: reads them (from memory, else from disk) and applies them to the state machine.
+What nobody waits for is gathered for a moment (apply_pace.py).
 Every quarter of a second it looks whether anybody else has written the database.
 Then, inside: moves last_applied and collects the callers to answer.
 """
@@ -81,6 +82,9 @@ class _Applying:
         # was yet.
         self._catch_up_to = 0
         self._is_behind = True
+        if machine.gathers:
+            with state.monitor:
+                state.apply_pace.max_entries = machine.max_entries
 
     def round(self) -> None:
         """Look around where that is due; apply a batch, or wait for one. Monitor: takes it."""
@@ -103,7 +107,13 @@ class _Applying:
                 return
             if last_index < first_index or state.raft.lacks_database:
                 now_doing("waiting for an image" if state.raft.lacks_database else "waiting for committed entries")
-                state.apply_work.wait_until(self._look_at)
+                state.apply_work.wait_until(min(self._look_at, state.apply_pace.next_look(state.monitor.monotonic())))
+                return
+            due_at = state.applies_at()
+            started_at = state.monitor.monotonic()
+            if due_at > started_at:
+                now_doing("gathering committed entries")
+                state.apply_work.wait_until(min(self._look_at, due_at))
                 return
             # A bound on time: callers of the first entries wait for the whole batch.
             last_index = min(last_index, first_index + self._machine.max_entries - 1)
@@ -115,7 +125,7 @@ class _Applying:
         batch = state.pins.cut(batch)
         outcomes = apply_new(self._machine, batch)
         self._on_applied(batch.last_index, outcomes)
-        state.applied(batch.last_index, outcomes)
+        state.applied(batch.last_index, outcomes, started_at)
         state.pins.applied(batch)
 
     def _install(self) -> None:

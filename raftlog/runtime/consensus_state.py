@@ -10,8 +10,8 @@ Rules about this file:
   (design section 5). A leader's log is written by the log-sync thread.
 - Storage has one writer at a time (rule 6): while `log_writer_busy`, nobody else truncates or appends.
 - Who is notified, and why: `peer_work[p]` something to send to p, or its connection changed;
-  `log_sync_work` unsynced entries; `apply_work` the commit or stable index rose; `election_work`
-  and `step_down_work` a deadline came nearer; `log_writer_idle` the log-sync thread has finished.
+  `log_sync_work` unsynced entries; `apply_work` what is committed and stable is due to be applied;
+  `election_work` and `step_down_work` a deadline came nearer; `log_writer_idle` the log-sync thread has finished.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from raftlog.consensus.state import Role
 from raftlog.exceptions import InvalidEntry, NodeDiverged, NodeUnavailable, NotProposed, ProtocolViolation
 from raftlog.log_fields import log_fields
 from raftlog.runtime import clock
+from raftlog.runtime.apply_pace import ApplyPace
 from raftlog.runtime.log_clock import LogClock
 from raftlog.runtime.log_writer import LogWriter
 from raftlog.runtime.measures import Measures
@@ -93,8 +94,9 @@ class ConsensusState(LogWriter):
         )
         self.measures = Measures(raft)
         self.reads = Reads(raft, self.measures.reads)
-        # Where the state-machine thread stops for a moment.
+        # Where the state-machine thread stops for a moment, and what it gathers.
         self.pins = Pins()
+        self.apply_pace = ApplyPace()
         self.turns = Turns(raft, self.proposals.turns)
         self._log_clock = LogClock()
         self._hard_state_store = hard_state_store
@@ -302,13 +304,22 @@ class ConsensusState(LogWriter):
         if raft.commit_index != self._seen_commit or raft.read_round != self._seen_read_round:
             self._seen_commit, self._seen_read_round = raft.commit_index, raft.read_round
             wake = self.peer_work
-        if raft.last_applied < min(raft.commit_index, raft.log.stable_index):
+        if self.applies_at() <= now:
             self.apply_work.notify()
         if raft.log.stable_index < raft.log.last_index and not self.log_writer_busy:
             self.log_sync_work.notify()
         self._notify_peers(wake, now)
         self._wake_timers()
         return afterwards
+
+    def applies_at(self) -> float:
+        """When the state-machine thread has something to do; inf: there is nothing to apply. Monitor: held."""
+        raft = self.raft
+        count = min(raft.commit_index, raft.log.stable_index) - raft.last_applied
+        if count <= 0:
+            return float("inf")
+        is_awaited = self.reads.await_apply or self.pins.are_waited_for or not self.turns.is_idle
+        return self.apply_pace.due_at(count, len(self.proposals), is_awaited=is_awaited)
 
     def _look_at_leases(self) -> None:
         """Reads were taken under a lease: it must hold still, at a time read after they came. Monitor: held."""
@@ -372,10 +383,15 @@ class ConsensusState(LogWriter):
 
     # From the state-machine thread
 
-    def applied(self, index: int, outcomes: list[Outcome]) -> None:
-        """Entries up to `index` (inclusive) are in the database: answer their callers. Monitor: takes it."""
+    def applied(self, index: int, outcomes: list[Outcome], started_at: float = float("-inf")) -> None:
+        """Entries up to `index` (inclusive) are in the database: answer their callers. Monitor: takes it.
+
+        `started_at`: when their batch was begun (monotonic seconds), where batches have a pace.
+        """
         with self.monitor:
             now = self.monitor.monotonic()
+            if started_at > float("-inf"):
+                self.apply_pace.ended(started_at, now)
             self.raft.applied_to(index)
             self.measures.applied(index, now)
             afterwards = _calls(self.proposals.resolve(outcomes, now, self.measures.total))

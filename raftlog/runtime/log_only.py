@@ -25,6 +25,7 @@ class LogOnlyStateMachine:
     """Implements ports.StateMachine in memory."""
 
     max_entries = 1 << 20  # as many as there are: an entry costs less than a microsecond
+    gathers = False
 
     def __init__(self) -> None:
         # Index of the last entry applied. Changes: apply(), in the state-machine thread.

@@ -51,6 +51,10 @@ class Pins:
             self._waiting.pop(pin.key, None)
         pin.let_go()
 
+    @property
+    def are_waited_for(self) -> bool:
+        return bool(self._waiting)
+
     # The state-machine thread
 
     def cut(self, batch: EntryBatch) -> EntryBatch:

@@ -91,6 +91,8 @@ class StateMachine(Protocol):
 
     # The most entries that apply() is given at once.
     max_entries: int
+    # A batch costs several times what an entry costs, so that entries are worth gathering.
+    gathers: bool
 
     @property
     def last_applied(self) -> int:

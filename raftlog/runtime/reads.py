@@ -75,6 +75,11 @@ class Reads:
         return ready
 
     @property
+    def await_apply(self) -> bool:
+        """Whether any of them waits for an entry to be applied."""
+        return bool(self._waiting_for_apply)
+
+    @property
     def next_deadline(self) -> float:
         if not (self._asked or self._waiting_for_apply):
             return self._retry_at

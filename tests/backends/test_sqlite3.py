@@ -148,6 +148,19 @@ def test_foreign_key_checks_switched_off_travel_with_the_entry(database):
     database.assert_equal()
 
 
+@pytest.mark.parametrize("how", ["pragma", "PRAGMA main.foreign_keys = ", "/* mine */ Pragma foreign_keys="])
+def test_foreign_key_checks_are_switched_off_and_on_by_whatever_statement(database, how):
+    on, off = ("PRAGMA foreign_keys = ON", "PRAGMA foreign_keys = OFF") if how == "pragma" else (how + "1", how + "0")
+    for number in range(3):
+        database.run(off)
+        database.run(f"INSERT INTO child (parent_id) VALUES ({77 + number})")
+        database.run(on)
+        with pytest.raises(IntegrityError, match="FOREIGN KEY"):
+            database.run("INSERT INTO child (parent_id) VALUES (99)")
+    assert database.run("SELECT parent_id FROM child ORDER BY id") == [(77,), (78,), (79,)]
+    database.assert_equal()
+
+
 def test_inside_a_transaction_foreign_key_checks_cannot_be_switched_off(database):
     with pytest.raises(IntegrityError), transaction.atomic(ALIAS):  # noqa: PT012 (one block is what is tested)
         assert not database.connection.disable_constraint_checking()

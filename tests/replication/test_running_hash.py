@@ -250,3 +250,26 @@ def test_test_vector():
 
 
 VECTORS = {"row": "893d697a17bdddf3836a2f4119763786", "value": "69fdbf9ed3aaaec74273a0da76d30032"}
+
+
+def test_a_short_transaction_that_fails_leaves_nothing_and_gives_the_turn_back(replicated_sqlite):
+    with replicated_sqlite():
+        machine, log = DatabaseStateMachine("default"), opened()
+        apply_all(machine, log.payloads)
+        machine.close()
+        port = connection.apply_port()
+
+        def failing():
+            with port.short_transaction() as cursor:
+                assert port._control.turn.held
+                cursor.execute("UPDATE raftlog_appliedindex SET applied_index = %s", [77])
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            failing()
+        assert not port._control.turn.held
+        assert not connection.connection.in_transaction
+        assert read_applied(connection).index == 3
+        with port.short_transaction() as cursor:
+            cursor.execute("UPDATE raftlog_appliedindex SET log_time = %s", [77])
+        assert read_applied(connection)[:4] == ("c" * 32, 3, 1, 77)

@@ -73,6 +73,9 @@ class ApplyPort:
         """Nobody: a local transaction that is in the way is cancelled. Any thread."""
         return ""
 
+    def short_transaction(self) -> None:
+        """See TransactionPort: none here."""
+
     def must_be_alone(self, body: bytes) -> bool:
         """Schema entries are: a batch that fails is tried again from its start."""
         return self._decode(body).is_schema

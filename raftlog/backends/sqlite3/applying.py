@@ -9,10 +9,13 @@ Thread-safety: the thread of the connection.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Final
+import sqlite3
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
 
 from raftlog.backends.sqlite3.control import Control
+from raftlog.backends.sqlite3.cursor import Connection
 from raftlog.replication.certify import LastChanged, Unexplained, Verdict, VerdictKind
 from raftlog.replication.changes import Group
 from raftlog.replication.shapes import quoted
@@ -20,6 +23,32 @@ from raftlog.replication.staged_marks import StagedMarks
 from raftlog.replication.write_set import WriteSet, decode_write_set
 
 NO_LIMIT: Final = 1 << 62
+
+
+@lru_cache(maxsize=64)
+def _with_question_marks(sql: str) -> str:
+    return sql.replace("%s", "?")
+
+
+class OwnCursor:
+    """For raftlog's own tables: statements with Django's placeholders, past Django and past Control."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._cursor = connection.cursor(sqlite3.Cursor)
+        self._cursor.row_factory = None
+        self.fetchone = self._cursor.fetchone
+        self.fetchall = self._cursor.fetchall
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        self._cursor.execute(_with_question_marks(sql), parameters)
+
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        self._cursor.executemany(_with_question_marks(sql), rows)
+
+    @property
+    def rowcount(self) -> int:
+        count: int = self._cursor.rowcount
+        return count
 
 
 class ApplyPort:
@@ -32,6 +61,7 @@ class ApplyPort:
         # The limit is checked where a transaction is made; here it would let a local setting decide a verdict.
         self._max_bytes, control.capture.sink.max_bytes = control.capture.sink.max_bytes, NO_LIMIT
         self._decoded: tuple[bytes, WriteSet] | None = None
+        self._own = OwnCursor(control.connection)
         with control._internal():
             if not control._tables_exist():
                 control.turn.take()
@@ -53,6 +83,28 @@ class ApplyPort:
     def waits_for(self) -> str:
         """Who keeps this connection from applying, in words; "" if nobody does. Any thread."""
         return self._control.turn.waits_for()
+
+    @contextlib.contextmanager
+    def short_transaction(self) -> Iterator[OwnCursor]:
+        """See TransactionPort. It is committed where the block ends, and rolled back where that raises."""
+        control = self._control
+        control.read_ahead()
+        control.file.check()
+        control.turn.take()
+        try:
+            with control._internal(), self._not_capturing():
+                control._cursor.execute("BEGIN IMMEDIATE")
+                try:
+                    control.applier.marks.begin()
+                    with control.applier.schema.fixed():
+                        yield self._own
+                    control._cursor.execute("COMMIT /* raftlog */")
+                except BaseException:
+                    if control.connection.in_transaction:
+                        control._cursor.execute("ROLLBACK")
+                    raise
+        finally:
+            control.turn.give_back()
 
     def must_be_alone(self, body: bytes) -> bool:
         """Whether this entry needs a transaction of its own, because it needs another PRAGMA foreign_keys."""

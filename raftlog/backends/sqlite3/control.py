@@ -53,6 +53,8 @@ class Control(Transaction):
     def execute(self, cursor: GuardedCursor, sql: str, parameters: Any) -> None:
         info = self._statements.get(sql) or self._describe(sql)
         cursor._rows = None
+        if info.kind is Kind.OTHER:  # a PRAGMA among them
+            self._enforced = None
         if info.kind is Kind.READ and self.state is State.IDLE and not self.applies:
             self.authorizer.preparing = info
             _execute(cursor, sql, parameters)

@@ -26,19 +26,18 @@ from raftlog.replication.write_set import (
 
 
 def gather(
-    connection: sqlite3.Connection, capture: Capture, observed: Observed, base: int, snapshot_isolation: bool
+    cursor: sqlite3.Cursor, capture: Capture, observed: Observed, base: int, snapshot_isolation: bool, *, enforced: bool
 ) -> WriteSet | None:
     """The write set of the open transaction, None if it changed nothing.
 
-    Raises IntegrityError for what it violates by itself.
+    `cursor`: one of raftlog's own. `enforced`: SQLite looks after foreign keys. Raises IntegrityError for what it violates by itself.
     """
     builder = StepBuilder(capture.sink.shapes)
     builder.add_all(capture.sink.changes)
     if not builder.changes_anything:
         return None
-    (enforced,) = connection.cursor(sqlite3.Cursor).execute("PRAGMA foreign_keys").fetchone()
     if enforced:
-        _check_foreign_keys(connection, capture)
+        _check_foreign_keys(cursor, capture)
     observed.settle()
     tables = observed.target_tables if snapshot_isolation else observed.tables
     rows = observed.target_rows if snapshot_isolation else observed.rows
@@ -47,9 +46,9 @@ def gather(
     return WriteSet(FORMAT, base, flags, builder.tables, builder.steps, sorted(tables), read_rows)
 
 
-def _check_foreign_keys(connection: sqlite3.Connection, capture: Capture) -> None:
+def _check_foreign_keys(cursor: sqlite3.Cursor, capture: Capture) -> None:
     """What a deferred constraint would say at COMMIT, which never comes (rule 2)."""
-    check = ForeignKeyCheck(connection, capture.schema)
+    check = ForeignKeyCheck(cursor, capture.schema)
     for change in capture.sink.changes:
         if isinstance(change, (Statement, SequenceSet)):
             continue

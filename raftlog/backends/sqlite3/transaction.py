@@ -82,6 +82,8 @@ class Transaction:
         # schema_version when it was last looked whose database this is, and the cluster's id then.
         self._noticed_version = -1
         self._noticed_cluster = ""
+        # PRAGMA foreign_keys; None: to be asked. Changes: with every statement that may be one that sets it.
+        self._enforced: bool | None = None
         self._death: Exception | None = None
         self._is_expiring = False  # the watchdog interrupts what runs
         self._lock = threading.RLock()
@@ -126,9 +128,10 @@ class Transaction:
 
     def read_ahead(self) -> None:
         """Fetch what is left of every open result: a statement that is not at its end pins an old snapshot."""
-        for cursor in list(self._pending):
-            cursor.read_ahead()
-        self._pending.clear()
+        if self._pending:
+            for cursor in list(self._pending):
+                cursor.read_ahead()
+            self._pending.clear()
 
     def has_key_counter(self, table: str) -> bool:
         """Whether keys of this table come from a counter (AUTOINCREMENT), as Django's automatic keys do."""
@@ -146,12 +149,21 @@ class Transaction:
         """
         with self._internal():
             (version,) = self._cursor.execute("PRAGMA main.schema_version").fetchone()
-            if version == self._noticed_version:
-                return False
+        return version != self._noticed_version and self._notice_version(version)
+
+    def _notice_version(self, version: int) -> bool:
+        with self._internal():
             before, self._noticed_cluster = self._noticed_cluster, cluster_id_of(self._cursor)
-            self._noticed_version = version
+        self._noticed_version = version
         self.log.connected(self._noticed_cluster)
         return before not in ("", self._noticed_cluster)
+
+    def foreign_keys_enforced(self) -> bool:
+        """PRAGMA foreign_keys, which no transaction can change."""
+        if self._enforced is None:
+            with self._internal():
+                self._enforced = bool(self._cursor.execute("PRAGMA foreign_keys").fetchone()[0])
+        return self._enforced
 
     def key_epoch(self, table: str) -> int:
         """Index of the last entry that set back the counter of the table's automatic keys, as this transaction sees."""
@@ -174,7 +186,8 @@ class Transaction:
             if not self._tables_exist():
                 self.applier.make_tables()
             self.capture.renew()
-            is_another = self.notice_database()
+            version = self.capture.schema.version
+            is_another = version != self._noticed_version and self._notice_version(version)
             self._cursor.execute("BEGIN IMMEDIATE")
             self.applier.marks.begin()
             for name, _ in self._savepoints:
@@ -222,7 +235,10 @@ class Transaction:
         try:
             self.file.check()
             with self._internal():
-                write_set = gather(self.connection, self.capture, self.observed, self.base, self.snapshot_isolation)
+                enforced = self.foreign_keys_enforced()
+                write_set = gather(
+                    self._cursor, self.capture, self.observed, self.base, self.snapshot_isolation, enforced=enforced
+                )
             body = b"" if write_set is None else encoded(write_set, self.max_bytes)
         except BaseException:
             self._abandon()
