@@ -30,7 +30,8 @@ def gather(
 ) -> WriteSet | None:
     """The write set of the open transaction, None if it changed nothing.
 
-    `cursor`: one of raftlog's own. `enforced`: SQLite looks after foreign keys. Raises IntegrityError for what it violates by itself.
+    `cursor`: one of raftlog's own. `enforced`: SQLite looks after foreign keys.
+    Raises IntegrityError for what it violates by itself.
     """
     builder = StepBuilder(capture.sink.shapes)
     builder.add_all(capture.sink.changes)
