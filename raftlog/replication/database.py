@@ -136,6 +136,7 @@ class ApplyConnection:
         self._is_short = short is not None
         if short is not None:
             with self.connection.wrap_database_errors, short as cursor:
+                self.guard.begin()  # what it watches must fit the schema, whichever entries come
                 yield cursor
             return
         around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()

@@ -273,3 +273,30 @@ def test_a_short_transaction_that_fails_leaves_nothing_and_gives_the_turn_back(r
         with port.short_transaction() as cursor:
             cursor.execute("UPDATE raftlog_appliedindex SET log_time = %s", [77])
         assert read_applied(connection)[:4] == ("c" * 32, 3, 1, 77)
+
+
+def test_a_schema_that_a_command_has_changed_does_not_stop_the_next_transactions(replicated_sqlite):
+    """What watches foreign keys on the connection that applies names a table that is gone by then."""
+    with replicated_sqlite():
+        machine, log = DatabaseStateMachine("default"), Log()
+        log.writer.add(commands.add_item, name="watched", stock=1)
+        apply_all(machine, log.writer.payloads)
+        del log.writer.payloads[:]
+        with machine._open().connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE upstairs (id integer PRIMARY KEY)")
+            cursor.execute("CREATE TABLE beside (id integer PRIMARY KEY, up integer REFERENCES upstairs (id))")
+        machine._database.close()
+        machine._open()
+        [watching] = connection.connection.execute(
+            "SELECT count(*) FROM sqlite_temp_master WHERE tbl_name IN ('upstairs', 'beside')"
+        ).fetchone()
+        assert watching
+        other = raw()
+        other.execute("ALTER TABLE upstairs RENAME TO downstairs")
+        other.close()
+        log.transaction(Inserts(0, [[1000, "t", 0]]), base=4)
+        [outcome] = apply_all(machine, log.writer.payloads)
+        assert outcome.status == 0
+        names = connection.connection.execute("SELECT group_concat(sql) FROM sqlite_temp_master").fetchone()[0]
+        assert "downstairs" in names
+        assert "upstairs" not in names
