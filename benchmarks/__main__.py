@@ -27,6 +27,7 @@ from benchmarks.report import Report, as_dict, show
 
 # Node processes and their clients name their own; what this process asks of raftlog needs some.
 SETTINGS = "raftlog.testing.bench_site.settings"
+QUICK_SECONDS = 0.75  # of one measurement
 WIDTH = 180  # columns of a table that nobody's terminal limits
 
 
@@ -61,17 +62,21 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", default="", help="these cases alone, with commas between them")
-    parser.add_argument("--quick", action="store_true", help="fewer circumstances, one repeat, 1 s each")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer circumstances, one repeat, under four minutes in all"
+    )
     parser.add_argument("--json", action="store_true", help="end in one JSON object on the last line of stdout")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write one self-contained page of HTML")
     parser.add_argument("--list", action="store_true", help="name the cases, and what they are thought to take")
-    parser.add_argument("--seconds", type=float, help="of one measurement (default: 3; 1 with --quick)")
+    parser.add_argument(
+        "--seconds", type=float, help=f"of one measurement (default: 3; {QUICK_SECONDS:g} with --quick)"
+    )
     parser.add_argument("--repeats", type=int, help="of each figure (default: 3; 1 with --quick)")
     parser.add_argument("--minutes", type=float, default=30.0, help="of a case that lasts as long as it is told to")
-    parser.add_argument("--objects", action="store_true", help="with soak: say what its application processes keep")
+    parser.add_argument("--objects", action="store_true", help="with soak: say what each process keeps more of")
     parser.add_argument("--dir", type=Path, help="folder on the disk to measure (default: the temporary folder)")
     options = parser.parse_args(arguments)
-    options.seconds = options.seconds or (1.0 if options.quick else 3.0)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else 3.0)
     options.repeats = options.repeats or (1 if options.quick else 3)
     return options
 

@@ -21,7 +21,7 @@ from raftlog.testing.bench.figures import quantile
 from raftlog.testing.processes import NodeProcess, ProcessCluster
 
 ROUNDS: Final = 50
-QUICK_ROUNDS: Final = 10
+QUICK_ROUNDS: Final = 4
 CALM: Final = 0.3  # seconds of writes before the leader goes
 PERCENTS: Final = (10, 25, 50, 75, 90, 95, 100)
 PAUSE: Final = 0.002  # seconds between two writes: the client is not to compete with the election for the machine

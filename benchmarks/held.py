@@ -1,5 +1,8 @@
 """What this process holds more of than it did: objects by type (gc), and bytes by the line that asked for them.
 
+`python -m benchmarks.held …` is `python -m django …`, which at SIGUSR1 begins to count, and at the next one prints what
+there is more of.
+
 Tracing costs time and memory of its own, so that it is for finding what grows, not for saying whether something does.
 """
 
@@ -7,6 +10,9 @@ from __future__ import annotations
 
 import collections
 import gc
+import signal
+import sys
+import threading
 import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
@@ -52,3 +58,27 @@ def more(before: Mapping[str, int], after: Mapping[str, int]) -> list[str]:
 def resident() -> str:
     status = Path("/proc/self/status").read_text()
     return status.partition("VmRSS:")[2].partition("\n")[0].strip()
+
+
+def watch() -> None:
+    """Body of a thread: count, and compare, whenever the signal has come."""
+    while True:
+        wanted.acquire()
+        held = Held()
+        wanted.acquire()
+        print("\n".join(f"held: {line}" for line in held.grown()), file=sys.stderr, flush=True)
+
+
+wanted = threading.Semaphore(0)
+
+
+def main() -> None:
+    from django.core.management import execute_from_command_line
+
+    threading.Thread(target=watch, name="held", daemon=True).start()
+    signal.signal(signal.SIGUSR1, lambda number, frame: wanted.release())
+    execute_from_command_line(sys.argv)
+
+
+if __name__ == "__main__":
+    main()

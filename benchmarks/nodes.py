@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -28,6 +29,7 @@ def started(
     count: int = 3,
     machine: Literal["log", "database"] = "log",
     *,
+    command: Sequence[str] = (sys.executable, "-m", "django"),
     environments: dict[str, dict[str, str]] | None = None,
     node_options: dict[str, dict[str, Any]] | None = None,
     **options: Any,
@@ -36,13 +38,16 @@ def started(
 
     Args:
         machine: "log" applies nothing, "database" writes rows.
+        command: runs a management command.
         environments: further variables of one node each, by its id.
         node_options: keys of RAFTLOG of one node each, by its id.
         options: further keys of RAFTLOG of all nodes.
     """
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", SETTINGS)
     shared = {"CLUSTER": "bench", "STATE_MACHINE": machine, **options}
-    with ProcessCluster(count, folder, settings_module=SETTINGS, options=shared, node_options=node_options) as cluster:
+    with ProcessCluster(
+        count, folder, settings_module=SETTINGS, command=command, options=shared, node_options=node_options
+    ) as cluster:
         for node_id, variables in (environments or {}).items():
             cluster[node_id].environment |= variables
         cluster.start()

@@ -4,7 +4,7 @@ On each host an application process writes by plain Django code and by commands,
 that leaves the machine idle half of the time; the tables keep one size. Logs are compacted every few seconds. Every few
 minutes a follower is killed and started again: in the first half of the run the one, in the second the other, so that
 each has a life of half the run to be judged by. What each process uses is sampled, and judged by the rule in usage.py.
-With --objects the application processes say what they hold more of at the end than in the middle.
+With --objects every process says what it holds more of at the end than in the middle.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ SAMPLE_EVERY = 5.0  # seconds
 KILL_EVERY = 180.0  # seconds
 DOWN_FOR = 5.0  # seconds
 MARGIN = 30.0  # seconds around the middle of the run without a kill, so that lives last a little more than half of it
+SAYING = 30.0  # seconds for nodes to count and to print
 SHOWN = 30  # samples of each process and measure that become rows; all of them are judged
 
 
@@ -49,10 +50,6 @@ class App:
         """Raises RuntimeError where it has ended: its share of the load is missing."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.name} ended:\n{self.errors.read_text()[-2000:]}")
-
-    def count_objects(self) -> None:
-        """It is to compare with what it holds now; does nothing where it was not told to count."""
-        self.process.send_signal(signal.SIGUSR1)
 
     def stop(self) -> dict[str, Any]:
         """What it has done; raises RuntimeError where it cannot say."""
@@ -104,12 +101,30 @@ class Soak:
                 self.cluster[killed].start()
                 killed = None
             if moment >= middle:
-                for app in self.apps:
-                    app.count_objects()
+                self._count_objects()
                 middle = self.seconds
             clock.sleep(0.1)
         if killed:
             self.cluster[killed].start()
+
+    def _count_objects(self) -> None:
+        """What runs is to compare with what it holds now, and at the next call to say what it holds more of."""
+        if self.run.objects:
+            for process in [*(app.process for app in self.apps), *(node.process for node in self.cluster.running)]:
+                if process is not None:
+                    process.send_signal(signal.SIGUSR1)
+
+    def say_objects(self) -> None:
+        """Of the nodes; the applications say it when they end."""
+        if not self.run.objects:
+            return
+        for node in self.cluster.running:
+            node.send_signal(signal.SIGUSR1)
+        clock.sleep(SAYING)
+        for node in self.cluster:
+            for line in node.log_file.read_text().splitlines():
+                if line.startswith("held: "):
+                    self.run.note(f"node {node.node_id}: {line.removeprefix('held: ')}")
 
     def _kill(self, name: str | None) -> str | None:
         """Its name where it was; the leader is spared."""
@@ -158,12 +173,14 @@ class Soak:
     by_default=False,
 )
 def soak(run: Run) -> Iterator[Row]:
-    with started(run.folder, machine="database", **COMPACTS_OFTEN) as cluster:
+    command = [sys.executable, "-m", "benchmarks.held" if run.objects else "django"]
+    with started(run.folder, machine="database", command=command, **COMPACTS_OFTEN) as cluster:
         apps: list[App] = []
         try:
             apps += [App(node, run.folder, counts_objects=run.objects) for node in cluster]
             found = Soak(cluster, apps, run)
             found.go_on()
+            found.say_objects()
             counts = collections.Counter[str]()
             for app in apps:
                 said = app.stop()
