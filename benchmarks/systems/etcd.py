@@ -27,6 +27,7 @@ from benchmarks.systems.servers import (
     version_installed,
     version_said,
     wait_until,
+    what_is_missing,
 )
 
 TIMEOUT = 20.0  # seconds for one operation
@@ -172,14 +173,7 @@ class Etcd(Launched):
         return {"etcd": version_said(["etcd", "--version"]), "grpcio": version_installed("grpcio")}
 
     def missing(self) -> str:
-        if shutil.which("etcd") is None:
-            return "etcd is not installed"
-        if self.protocol == "grpc":
-            try:
-                import grpc  # noqa: F401
-            except ImportError:
-                return "grpcio is not installed"
-        return ""
+        return what_is_missing(["etcd"], ["grpcio"] if self.protocol == "grpc" else [])
 
     @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:

@@ -32,6 +32,7 @@ from benchmarks.systems.servers import (
     version_installed,
     version_said,
     wait_until,
+    what_is_missing,
 )
 
 BUCKET = "bench"
@@ -138,15 +139,10 @@ class Nats(Launched):
         return {"nats-server": version_said(["nats-server", "--version"]), "nats-py": version_installed("nats-py")}
 
     def missing(self) -> str:
-        try:
-            import nats  # noqa: F401
-        except ImportError:
-            return "nats-py is not installed"
-        if shutil.which("nats-server") is None:
-            return "nats-server is not installed"
-        if self.syncs_always and not _knows_sync_interval():
+        why = what_is_missing(["nats-server"], ["nats-py"])
+        if not why and self.syncs_always and not _knows_sync_interval():
             return "this nats-server has no sync_interval (2.10 has): it cannot be told to sync before it acknowledges"
-        return ""
+        return why
 
     @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:

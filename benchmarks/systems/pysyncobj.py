@@ -33,6 +33,7 @@ from benchmarks.systems.servers import (
     port_of,
     version_installed,
     wait_until,
+    what_is_missing,
 )
 
 TIMEOUT = 20.0  # seconds for one operation
@@ -137,11 +138,7 @@ class PySyncObj(Launched):
         return {"PySyncObj": version_installed("pysyncobj")}
 
     def missing(self) -> str:
-        try:
-            import pysyncobj  # noqa: F401
-        except ImportError:
-            return "pysyncobj is not installed"
-        return ""
+        return what_is_missing(packages=["pysyncobj"])
 
     @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:

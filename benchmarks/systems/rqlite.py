@@ -14,7 +14,16 @@ from typing import Any
 
 from benchmarks.systems import Client
 from benchmarks.systems.json_http import JsonConnection, Refused
-from benchmarks.systems.servers import Launched, Running, Servers, addresses, leader_first, version_said, wait_until
+from benchmarks.systems.servers import (
+    Launched,
+    Running,
+    Servers,
+    addresses,
+    leader_first,
+    version_said,
+    wait_until,
+    what_is_missing,
+)
 
 TIMEOUT = 20.0  # seconds for one request
 STATEMENTS = 500  # in one request of a pipeline: its Bulk API, one Raft entry for all of them
@@ -83,7 +92,7 @@ class Rqlite(Launched):
         return {"rqlited": version_said(["rqlited", "-version"])}
 
     def missing(self) -> str:
-        return "" if shutil.which("rqlited") else "rqlited is not installed"
+        return what_is_missing(["rqlited"])
 
     @contextmanager
     def launch(self, folder: Path, nodes: int) -> Iterator[Running]:

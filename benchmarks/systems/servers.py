@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -113,6 +114,13 @@ def leader_first(places: Mapping[str, str], leader: str) -> tuple[tuple[str, ...
     """(the addresses, the leader's first; the names of the others in their order)."""
     followers = [name for name in places if name != leader]
     return tuple(places[name] for name in [leader, *followers]), followers
+
+
+def what_is_missing(programs: Sequence[str] = (), packages: Sequence[str] = ()) -> str:
+    """In words, which of the programs and packages of Python is not installed here; "" where all are."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    missing += [name for name in packages if not version_installed(name)]
+    return f"{missing[0]} is not installed" if missing else ""
 
 
 def version_said(command: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from benchmarks.systems.servers import (
     version_installed,
     version_said,
     wait_until,
+    what_is_missing,
 )
 
 REPLICATED = ["etcd", "etcd-http", "nats", "nats-default", "pysyncobj", "pysyncobj-unbatched", "rqlite"]
@@ -108,4 +109,7 @@ def test_what_is_not_installed_has_no_version():
     """Its row says that it is not installed."""
     assert version_said(["/no/such/program"]) == ""
     assert version_installed("no-such-package") == ""
+    assert what_is_missing(["sh", "no-such-program"]) == "no-such-program is not installed"
+    assert what_is_missing(["sh"], ["no-such-package"]) == "no-such-package is not installed"
+    assert what_is_missing(["sh"], ["Django"]) == ""
     assert all(isinstance(version, str) for each in systems.find().values() for version in each.versions().values())
