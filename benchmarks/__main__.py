@@ -37,11 +37,13 @@ def main() -> int:
     cases = load()
     if options.list:
         for case in cases.values():
-            extra = "" if case.by_default else "  (with --only alone)"
+            extra = (
+                "" if case.runs(quick=True) else "  (not with --quick)" if case.by_default else "  (with --only alone)"
+            )
             print(f"{case.name:16} {case.seconds:5.0f} s, quick {case.quick_seconds:4.0f} s  {case.text}{extra}")
         return 0
     try:
-        chosen = choose(cases, options.only)
+        chosen = choose(cases, options.only, options.quick)
     except KeyError as error:
         print(f"--only {error.args[0]}: there is no such case; --list names them.", file=sys.stderr)
         return 2
@@ -81,12 +83,12 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def choose(cases: dict[str, Case], only: str) -> dict[str, Case]:
-    """Those of --only, else those that run by default. Raises KeyError with what there is not."""
+def choose(cases: dict[str, Case], only: str, quick: bool) -> dict[str, Case]:
+    """Those of --only, else those that run by default, `quick` or not. Raises KeyError with what there is not."""
     names = [name.strip() for name in only.split(",") if name.strip()]
     if unknown := [name for name in names if name not in cases]:
         raise KeyError(", ".join(unknown))
-    return {name: case for name, case in cases.items() if (name in names if names else case.by_default)}
+    return {name: case for name, case in cases.items() if (name in names if names else case.runs(quick))}
 
 
 def measure(cases: dict[str, Case], options: argparse.Namespace) -> Report:

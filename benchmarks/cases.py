@@ -140,6 +140,11 @@ class Case:
     measure: Measure
     plots: tuple[tuple[str, str], ...] = ()
     by_default: bool = True
+    in_quick: bool = True
+
+    def runs(self, quick: bool) -> bool:
+        """Whether it is measured where nothing is said of it."""
+        return self.by_default and (self.in_quick or not quick)
 
 
 _cases: dict[str, Case] = {}
@@ -153,12 +158,14 @@ def case(
     quick_seconds: float,
     plot: tuple[str, str] | list[tuple[str, str]] | None = None,
     by_default: bool = True,
+    in_quick: bool = True,
 ) -> Callable[[Measure], Measure]:
     """Register a case. Raises ValueError where the name is taken by another function.
 
     Args:
         plot: the parameter along the one axis and the unit along the other, or a list of such pairs.
         by_default: False where it is run by --only alone.
+        in_quick: False where --quick leaves it out, unless --only names it.
     """
     plots = (plot,) if isinstance(plot, tuple) else tuple(plot or ())
 
@@ -166,7 +173,7 @@ def case(
         there = _cases.get(name)
         if there is not None and there.measure.__module__ != measure.__module__:
             raise ValueError(f"there are two cases named {name!r}: {there.measure.__module__}, {measure.__module__}")
-        _cases[name] = Case(name, text, seconds, quick_seconds, measure, plots, by_default)
+        _cases[name] = Case(name, text, seconds, quick_seconds, measure, plots, by_default, in_quick)
         return measure
 
     return register

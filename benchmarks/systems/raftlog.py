@@ -22,6 +22,7 @@ from raftlog.testing.processes import NodeProcess
 
 BATCH_BYTES = 256 << 10  # of proposals that are handed over in one call, where pipelined
 WINDOW_BYTES = 16 << 20  # outstanding, where pipelined
+WINDOW = 8192  # proposals outstanding, where their values are small
 
 _setting_up = threading.Lock()
 
@@ -37,7 +38,7 @@ class RaftlogTarget:
 
     def pipeline(self, seconds: float, size: int, key: str) -> int:
         batch = max(1, min(256, BATCH_BYTES // size))
-        window = max(batch, min(8192, WINDOW_BYTES // size))
+        window = max(batch, min(WINDOW, WINDOW_BYTES // size))
         load = Load("pipelined", seconds, value_bytes=size, window=window, batch=batch)
         return run_pipelined(self.proposer(), load).count
 

@@ -54,12 +54,13 @@ CASES = {
     "fails": Case("fails", "never", 1, 1, fails),
     "fails once": Case("fails once", "now and then", 1, 1, fails_once),
     "soak": Case("soak", "for hours", 1, 1, clients, by_default=False),
+    "wan": Case("wan", "far apart", 1, 1, clients, in_quick=False),
 }
 
 
 @pytest.fixture(scope="module")
 def report():
-    return measure(choose(CASES, ""), parsed(["--quick"]))
+    return measure(choose(CASES, "", quick=True), parsed(["--quick"]))
 
 
 def test_a_ratio_is_made_against_the_row_of_the_same_circumstances():
@@ -84,10 +85,13 @@ def test_a_case_that_fails_is_run_once_more_and_said_to_have_failed(report):
 
 
 def test_a_case_that_is_no_default_runs_when_it_is_named():
-    assert list(choose(CASES, "soak,clients")) == ["clients", "soak"]
-    assert "soak" not in choose(CASES, "")
+    assert list(choose(CASES, "soak,clients", quick=True)) == ["clients", "soak"]
+    assert "soak" not in choose(CASES, "", quick=False)
+    assert "wan" in choose(CASES, "", quick=False)
+    assert "wan" not in choose(CASES, "", quick=True)
+    assert list(choose(CASES, "wan", quick=True)) == ["wan"]
     with pytest.raises(KeyError, match="sock"):
-        choose(CASES, "sock")
+        choose(CASES, "sock", quick=True)
 
 
 def test_tables_show_figures_ratios_and_what_was_not_measured(report):
