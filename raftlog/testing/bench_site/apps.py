@@ -15,3 +15,7 @@ class BenchConfig(AppConfig):
             from raftlog.testing.bench.stages import trace_apply
 
             trace_apply(Path(path).with_suffix(f".{os.environ['RAFTLOG_NODE_ID']}"))
+        if path := os.environ.get("RAFTLOG_BENCH_PUTS"):
+            from raftlog.testing.bench.put_trace import trace_puts
+
+            trace_puts(Path(path).with_suffix(f".{os.environ['RAFTLOG_NODE_ID']}"))
