@@ -10,6 +10,7 @@ import ssl
 import threading
 import uuid
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -351,6 +352,7 @@ class Node:
             ssl_context=self._client_tls(),
             max_message_bytes=max_message_bytes(self.settings),
             on_hello=self.hear,
+            on_refused=partial(self.observing.refusals.record, is_frame=True),
         )
         return factory(peer_id, on_message, on_close)
 

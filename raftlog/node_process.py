@@ -69,19 +69,17 @@ def run_node(
     live = make_live(node)
     node.observing.on_event = live.wake
 
-    def refusals() -> dict[str, int]:
-        return application.inbound.refusals.counts
-
     application = raft_application(
         node.service,
         node.identity,
         asgi_application,
         allow_peer=node.service.knows,
         on_hello=node.hear,
+        refusals=node.observing.refusals,
         max_message_bytes=max_message_bytes(settings),
         max_waiting_proposals=settings.max_waiting_proposals,
         requests={
-            **node.observing.requests(node.status, settings.data_dir, node.service.state.measures.as_data, refusals),
+            **node.observing.requests(node.status, settings.data_dir, node.service.state.measures.as_data),
             **membership_requests(node.service),
             **inspection_requests(node.service),
             **node.requests(),

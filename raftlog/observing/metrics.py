@@ -19,6 +19,10 @@ from prometheus_client.core import (
 )
 
 from raftlog.runtime.measures import BUCKETS
+from raftlog.snapshots.tally import OUTCOMES
+
+# "connections" and "frames": reason -> how many.
+Refused = Mapping[str, Mapping[str, int]]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 ROLES: Final = ("follower", "pre_candidate", "candidate", "leader")
@@ -46,7 +50,7 @@ _STAGES: Final = {
 
 
 def exposition(
-    status: Mapping[str, Any], stages: Mapping[str, Any], counts: Mapping[str, int], refusals: Mapping[str, int]
+    status: Mapping[str, Any], stages: Mapping[str, Any], counts: Mapping[str, int], refusals: Refused
 ) -> str:
     """The text that Prometheus scrapes. Any thread."""
     registry = CollectorRegistry(auto_describe=False)
@@ -60,7 +64,7 @@ class _Collector:
 
 
 def families(
-    status: Mapping[str, Any], stages: Mapping[str, Any], counts: Mapping[str, int], refusals: Mapping[str, int]
+    status: Mapping[str, Any], stages: Mapping[str, Any], counts: Mapping[str, int], refusals: Refused
 ) -> Iterator[Metric]:
     yield InfoMetricFamily(
         "raftlog_node",
@@ -130,7 +134,7 @@ def _disk(status: Mapping[str, Any]) -> Iterator[Metric]:
     yield GaugeMetricFamily("raftlog_disk_free_bytes", "Bytes that are left beside it.", disk["free"])
 
 
-def _counters(status: Mapping[str, Any], counts: Mapping[str, int], refusals: Mapping[str, int]) -> Iterator[Metric]:
+def _counters(status: Mapping[str, Any], counts: Mapping[str, int], refusals: Refused) -> Iterator[Metric]:
     outcomes = CounterMetricFamily("raftlog_outcomes", "Client entries applied, by how they ended.", labels=["outcome"])
     outcomes.add_metric(["applied"], counts["applied"] - counts["failed"])
     outcomes.add_metric(["failed"], counts["failed"])
@@ -140,9 +144,11 @@ def _counters(status: Mapping[str, Any], counts: Mapping[str, int], refusals: Ma
         "raftlog_protocol_violations", "Messages that no correct server sends.", status["protocol_violations"]
     )
     refused = CounterMetricFamily("raftlog_refused_connections", "Connections refused, by reason.", labels=["reason"])
-    for reason, count in refusals.items():
-        refused.add_metric([reason], count)
-    yield refused
+    frames = CounterMetricFamily("raftlog_refused_frames", "Frames refused, by reason.", labels=["reason"])
+    for family, by_reason in ((refused, refusals["connections"]), (frames, refusals["frames"])):
+        for reason, count in by_reason.items():
+            family.add_metric([reason], count)
+        yield family
     yield GaugeMetricFamily("raftlog_sessions", "Client sessions that are open.", counts["sessions"])
     yield from _snapshots(status.get("snapshots"))
 
@@ -156,3 +162,14 @@ def _snapshots(snapshots: Mapping[str, Any] | None) -> Iterator[Metric]:
     progress.add_metric(["total"], pulling["total"])
     yield progress
     yield GaugeMetricFamily("raftlog_images", "Images kept for peers.", len(snapshots["serving"]["images"]))
+    steps = CounterMetricFamily(
+        "raftlog_image_steps", "Images made, pulled and installed, by how it went.", labels=["step", "outcome"]
+    )
+    size = CounterMetricFamily("raftlog_image_step_bytes", "Bytes made, received and installed.", labels=["step"])
+    time = CounterMetricFamily("raftlog_image_step_seconds", "Seconds that it took, failures too.", labels=["step"])
+    for step, counts in snapshots["since_start"].items():
+        for outcome in OUTCOMES:
+            steps.add_metric([step, outcome], counts[outcome])
+        size.add_metric([step], counts["bytes"])
+        time.add_metric([step], counts["seconds"])
+    yield from (steps, size, time)

@@ -12,6 +12,7 @@ from raftlog.observing import disk, metrics
 from raftlog.observing.applied import RecentlyApplied
 from raftlog.observing.elections import Elections
 from raftlog.runtime.ports import Outcome
+from raftlog.transport.refusals import Refusals
 
 MAX_ELECTIONS: Final = 1_000
 
@@ -24,6 +25,7 @@ class Observing:
     def __init__(self, node_id: str) -> None:
         self.elections = Elections(node_id)
         self.recently_applied = RecentlyApplied()
+        self.refusals = Refusals()
         # Called with nothing, whenever something has happened that people want to see at once.
         self.on_event: Callable[[], None] = lambda: None
         # Client sessions that are open.
@@ -42,7 +44,6 @@ class Observing:
         status: Callable[[], dict[str, Any]],
         directory: Path,
         stages: Callable[[], Mapping[str, Any]],
-        refusals: Callable[[], Mapping[str, int]],
     ) -> dict[str, Request]:
         """What peers and this host's processes may ask, by name."""
 
@@ -56,7 +57,7 @@ class Observing:
                 "leader_changes": self.elections.changes,
                 "sessions": self.count_sessions(),
             }
-            return metrics.exposition(with_disk({}), stages(), counts, refusals())
+            return metrics.exposition(with_disk({}), stages(), counts, self.refusals.as_data())
 
         return {
             "status": with_disk,

@@ -19,6 +19,7 @@ from raftlog.snapshots.compaction import Compactor, LogFile, Policy
 from raftlog.snapshots.healing import Healing, refuse_lost
 from raftlog.snapshots.pulling import Ask, Puller
 from raftlog.snapshots.serving import ImageServer
+from raftlog.snapshots.tally import Tally
 from raftlog.storage import Storage
 from raftlog.storage.layout import segment_name
 from raftlog.storage.recovery import list_segments
@@ -37,15 +38,17 @@ class Snapshots:
             cluster_id = storage.metadata.cluster_id
             check_position(machine, raft.log, cluster_id, may_be_ahead=raft.recovery_id != 0)
 
-        self.healing = service.care = Healing(machine, raft, check)
+        self.tally = Tally()
+        self.healing = service.care = Healing(machine, raft, check, self.tally)
         self.server = ImageServer(
             settings.data_dir / serving.FOLDER,
             machine.make_image,
             partial(snapshots.describe, state),
             partial(estimated_bytes, machine.alias),
+            self.tally,
         )
         folder = settings.data_dir / incoming.FOLDER
-        self.puller = Puller(state, self.healing, ask, folder, settings.snapshot_bytes_per_second)
+        self.puller = Puller(state, self.healing, ask, folder, settings.snapshot_bytes_per_second, self.tally)
         self.compactor = Compactor(state, policy_of(settings), partial(log_files, storage), machine.make_durable)
         if not (folder / "image").exists():  # else the last start was interrupted, and this one goes on
             refuse_lost(raft, machine.last_applied)
@@ -68,6 +71,7 @@ class Snapshots:
             "pulling": self.puller.status(),
             "serving": self.server.status(),
             "compaction": self.compactor.status(),
+            "since_start": self.tally.as_data(),
         }
 
 

@@ -17,7 +17,9 @@ from raftlog.exceptions import DatabaseLost, DatabaseReplaced, ImageError
 from raftlog.log_fields import log_fields
 from raftlog.replication.images import ImageHeader
 from raftlog.replication.sessions import Sessions
+from raftlog.runtime import clock
 from raftlog.runtime.ports import Outcome
+from raftlog.snapshots.tally import DONE, FAILED, Tally
 
 logger = logging.getLogger("raftlog.snapshots")
 
@@ -56,10 +58,11 @@ class Waiting:
 class Healing:
     """Implements runtime.ports.MachineCare. The state-machine thread calls everything but offer()."""
 
-    def __init__(self, machine: HealedMachine, raft: Raft, check_position: Callable[[], None]) -> None:
+    def __init__(self, machine: HealedMachine, raft: Raft, check_position: Callable[[], None], tally: Tally) -> None:
         self._machine = machine
         self._raft = raft
         self._check_position = check_position
+        self._tally = tally
         self._image: Waiting | None = None
 
     def offer(self, path: Path) -> Waiting:
@@ -98,7 +101,9 @@ class Healing:
         def told(done: int, total: int) -> None:
             image.progress = (done, total)
 
+        began = clock.monotonic()
         try:
+            size = image.path.stat().st_size
             header = self._machine.install(image.path, on_progress=told)
         except (ImageError, OSError) as error:
             logger.error(
@@ -107,9 +112,11 @@ class Healing:
                 extra=log_fields("image_failed", node=self._raft.node_id, reason=str(error)),
             )
             image.failure = str(error)
+            self._tally.ended("install", FAILED, clock.monotonic() - began)
             return 0, []
         finally:
             image.is_over.set()
+        self._tally.ended("install", DONE, clock.monotonic() - began, size)
         logger.warning(
             "%s: the database is now an image at entry %d, with %d rows",
             *(self._raft.node_id, header.index, header.total_rows),

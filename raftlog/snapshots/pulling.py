@@ -28,6 +28,7 @@ from raftlog.runtime.consensus_state import ConsensusState
 from raftlog.snapshots.healing import Healing
 from raftlog.snapshots.incoming import About, Incoming
 from raftlog.snapshots.rate import RateLimit, Speed
+from raftlog.snapshots.tally import DONE, FAILED, GIVEN_UP, Tally
 from raftlog.transport.outstanding import RequestFailed
 
 logger = logging.getLogger("raftlog.snapshots")
@@ -57,7 +58,13 @@ class Puller:
     """Of one node. main() is the body of its thread; stop() and status() from any."""
 
     def __init__(
-        self, state: ConsensusState, healing: Healing, ask: Ask, directory: Path, bytes_per_second: float
+        self,
+        state: ConsensusState,
+        healing: Healing,
+        ask: Ask,
+        directory: Path,
+        bytes_per_second: float,
+        tally: Tally,
     ) -> None:
         self._state = state
         self._healing = healing
@@ -65,6 +72,7 @@ class Puller:
         self._incoming = Incoming(directory)
         self._bytes_per_second = bytes_per_second
         self._node_id = state.raft.node_id
+        self._tally = tally
         self._stopping = threading.Event()
         # For status: what is being done, with whom, how far. `source` "": nothing is.
         self._step = ""
@@ -175,8 +183,7 @@ class Puller:
         for peer in self._sources(wanted):
             self._source = peer
             try:
-                about = self._open(peer, wanted)
-                self._receive(peer, about)
+                about, header = self._fetch(peer, wanted)
             except (NodeUnavailable, RequestFailed, TransportError) as error:
                 problems.append(f"{peer}: {error}")
                 logger.info(
@@ -185,11 +192,28 @@ class Puller:
                     extra=log_fields("image_failed", node=self._node_id, peer=peer, reason=str(error)),
                 )
                 continue
-            self._set_step("verifying the image of")
-            self._install(self._incoming.complete())
+            self._install(header)
             self._tell_done(peer, about)
             return
         raise ImageError("; ".join(problems) or "no peer is known")
+
+    def _fetch(self, peer: str, wanted: SnapshotWanted) -> tuple[About, ImageHeader]:
+        """One image of one peer, whole and durable. Raises what is counted as a failure, and _Overtaken."""
+        began = self._state.monitor.monotonic()
+        try:
+            about = self._open(peer, wanted)
+            began = self._state.monitor.monotonic()  # the peer has made it until now
+            self._receive(peer, about)
+            self._set_step("verifying the image of")
+            header = self._incoming.complete()
+        except (NodeUnavailable, RequestFailed, TransportError, ImageError, OSError):
+            self._tally.ended("pull", FAILED, self._state.monitor.monotonic() - began)
+            raise
+        except _Overtaken:
+            self._tally.ended("pull", GIVEN_UP, self._state.monitor.monotonic() - began)
+            raise
+        self._tally.ended("pull", DONE, self._state.monitor.monotonic() - began)
+        return about, header
 
     def _sources(self, wanted: SnapshotWanted) -> Iterator[str]:
         with self._state.monitor:
@@ -250,6 +274,7 @@ class Puller:
                 raise TransportError(f"the image of {peer} ends after {received} of {about.bytes} bytes")
             incoming.append(data)
             received += len(data)
+            self._tally.moved("pull", len(data))
             self._problem = ""
             self._speed.add(len(data))
             if self._report(Transfer(about.index, received, about.bytes)):
@@ -269,13 +294,12 @@ class Puller:
 
     def _install(self, header: ImageHeader) -> None:
         """Raises _Overtaken, ImageError."""
-        self._check_cluster(header)
         self._set_step("installing the image of")
         try:
-            if not snapshots.restore(self._state, header.base):
-                raise _Stopping
-        except ValueError as error:
-            raise _Overtaken(str(error)) from error
+            self._go_on_after(header)
+        except _Overtaken:
+            self._tally.ended("install", GIVEN_UP, 0.0)
+            raise
         image = self._healing.offer(self._incoming.image)
         with self._state.monitor:
             self._state.apply_work.notify()
@@ -287,12 +311,17 @@ class Puller:
             raise ImageError(image.failure)
         self._incoming.drop()
 
-    def _check_cluster(self, header: ImageHeader) -> None:
-        """Raises _Overtaken."""
+    def _go_on_after(self, header: ImageHeader) -> None:
+        """The log begins after the image, and its file is durable. Raises _Overtaken."""
         with self._state.monitor:
             cluster_id = self._state.raft.configuration.cluster_id
         if cluster_id and header.cluster_id and cluster_id != header.cluster_id:
             raise _Overtaken(f"it is of cluster {header.cluster_id}, this node of {cluster_id}")
+        try:
+            if not snapshots.restore(self._state, header.base):
+                raise _Stopping
+        except ValueError as error:
+            raise _Overtaken(str(error)) from error
 
     def _tell_done(self, peer: str, about: About) -> None:
         try:

@@ -18,6 +18,8 @@ from raftlog.exceptions import ImageError, RaftlogError
 from raftlog.log_fields import log_fields
 from raftlog.replication.images import Describe, ImageHeader
 from raftlog.runtime import clock
+from raftlog.snapshots import tally
+from raftlog.snapshots.tally import Tally
 
 logger = logging.getLogger("raftlog.snapshots")
 
@@ -60,13 +62,17 @@ class ImageServer:
         directory: a folder of this class alone.
         make, describe: how an image is made.
         size: about how many bytes one will have.
+        tally: counts what was made, and what could not be.
     """
 
-    def __init__(self, directory: Path, make: MakeImage, describe: Describe, size: Callable[[], int]) -> None:
+    def __init__(
+        self, directory: Path, make: MakeImage, describe: Describe, size: Callable[[], int], tally: Tally
+    ) -> None:
         self._directory = directory
         self._make_image = make
         self._describe = describe
         self._size = size
+        self._tally = tally
         self._lock = threading.Condition()
         self._images: dict[str, Image] = {}
         # An image that holds the entries up to there is wanted, and is being made or will be; 0: none is.
@@ -170,12 +176,14 @@ class ImageServer:
             path = path.rename(self._directory / f"{header.index}")
         except (RaftlogError, OSError, ValueError, IndexError) as error:
             if not self._stopping:
+                self._tally.ended("make", tally.FAILED, clock.monotonic() - began)
                 logger.error("no image could be made: %s", error, extra=log_fields("image_failed", reason=str(error)))
             with self._lock:
                 self._failure, self._wanted_index = (str(error), clock.monotonic()), 0
             return
         image = Image(path, header)
         took = clock.monotonic() - began
+        self._tally.ended("make", tally.DONE, took, image.bytes)
         logger.info(
             "an image at entry %d was made: %d bytes in %.1f s",
             *(header.index, image.bytes, took),

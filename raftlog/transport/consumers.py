@@ -129,7 +129,7 @@ class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
             await self._talk(receive, send)
         except (FrameRefused, HandshakeRefused) as error:
             text = error.reason if isinstance(error, HandshakeRefused) else str(error)
-            await self.refuse(error.code, text)
+            await self.refuse(error.code, text, is_frame=isinstance(error, FrameRefused))
             # Until the close handshake is over (Daphne gives it a second) what still comes in is thrown away.
             while (await receive())["type"] != "websocket.disconnect":
                 pass
@@ -188,9 +188,9 @@ class RaftConsumer(AsyncConsumer):  # type: ignore[misc]
         refusing = self.refuse(OVERLOADED, f"{self.outbox_limit()} messages wait and are not read")
         self._refusing = asyncio.create_task(refusing)
 
-    async def refuse(self, code: int, detail: str) -> None:
+    async def refuse(self, code: int, detail: str, *, is_frame: bool = False) -> None:
         if not self.closing:
-            self.inbound.refusals.record(code, detail, self._client)
+            self.inbound.refusals.record(code, detail, self._client, is_frame=is_frame)
             await self._close(code, detail)
 
     async def _close(self, code: int, detail: str) -> None:

@@ -21,6 +21,7 @@ from raftlog.transport.handshake import PEER, PEER_PATH, ClientHandshake, Identi
 CONNECT_TIMEOUT: Final = 2.0  # seconds, for connecting and the handshake together
 
 OnHello = Callable[[RemoteHello], None]
+OnRefused = Callable[[int, str, str], None]
 
 
 class Backoff:
@@ -58,8 +59,10 @@ class WebSocketPeerChannel:
         send_timeout: float = SEND_TIMEOUT,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         on_hello: OnHello = lambda remote: None,
+        on_refused: OnRefused = lambda code, reason, peer: None,
     ) -> None:
         self._on_hello = on_hello
+        self._on_refused = on_refused
         self._peer_id = peer_id
         self._address = address
         self._identity = identity
@@ -130,6 +133,8 @@ class WebSocketPeerChannel:
                     self._on_message(messages)
         except (OSError, TransportError) as error:
             reason = str(error)
+            if isinstance(error, FrameRefused):
+                self._on_refused(error.code, reason, self._peer_id)
         finally:
             self.is_connected = False
             connection.release()
@@ -153,10 +158,12 @@ def channel_factory(
     send_timeout: float = SEND_TIMEOUT,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     on_hello: OnHello = lambda remote: None,
+    on_refused: OnRefused = lambda code, reason, peer: None,
 ) -> ChannelFactory:
     """`address_of(peer_id)` is asked at each connect(); let it raise TransportError where it knows none.
 
-    `on_hello` is called with what a peer says of itself, before anything is sent to it.
+    `on_hello` is called with what a peer says of itself, before anything is sent to it; `on_refused` with close code,
+    reason and peer where a frame of its is refused, by the connection's reader thread.
     """
 
     def channel(peer_id: str, on_message: OnMessage, on_close: OnClose) -> PeerChannel:
@@ -171,6 +178,7 @@ def channel_factory(
             send_timeout=send_timeout,
             max_message_bytes=max_message_bytes,
             on_hello=on_hello,
+            on_refused=on_refused,
         )
 
     return channel

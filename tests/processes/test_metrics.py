@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from raftlog.testing.processes import ProcessCluster
+from raftlog.transport.routing import PEER_PATH
 
 pytestmark = pytest.mark.processes
 
@@ -71,7 +74,9 @@ def test_prometheus_own_parser_reads_them_and_they_are_true(cluster):
 def test_the_dashboard_and_the_reference_name_what_there_is(cluster):
     exposed = {s.name for f in scrape(cluster["a"]).values() for s in f.samples}
     exposed |= {f.name for f in scrape(cluster["a"]).values()}
-    exposed |= {f"{name}_total" for name in exposed if "refused" in name}  # it has no sample before a refusal
+    exposed |= {
+        f"{name}_total" for name in exposed if "refused_connections" in name
+    }  # it has no sample before a refusal
     queries = [
         target["expr"]
         for panel in json.loads((ROOT / "docs/grafana/raftlog.json").read_text())["panels"]
@@ -84,6 +89,19 @@ def test_the_dashboard_and_the_reference_name_what_there_is(cluster):
     families = {f.name + ("_total" if f.type == "counter" else "_info" if f.type == "info" else "")
                 for f in scrape(cluster["a"]).values()}  # fmt: skip
     assert families <= told
+
+
+def test_a_frame_that_is_refused_is_counted_by_its_reason(cluster):
+    node = cluster["c"]
+    assert value(scrape(node), "raftlog_refused_frames_total", reason="bad frame") == 0
+    with connect(node.address + PEER_PATH) as stranger:
+        stranger.send(b"?")
+        with pytest.raises(ConnectionClosed):
+            stranger.recv(10)
+    families = scrape(node)
+    assert value(families, "raftlog_refused_frames_total", reason="bad frame") == 1
+    assert value(families, "raftlog_refused_connections_total", reason="bad frame") == 1
+    assert value(families, "raftlog_image_steps_total", step="pull", outcome="done") == 0
 
 
 def test_only_who_may_sees_them(cluster):

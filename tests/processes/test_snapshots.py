@@ -4,6 +4,7 @@ import shutil
 import sqlite3
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from raftlog.testing.processes import ProcessCluster
 from tests.processes.test_orm import contents
@@ -56,6 +57,13 @@ def remove_database(node):
         file.unlink()
 
 
+def metrics(node):
+    """(name, label values …) -> value, of what Prometheus is told."""
+    families = text_string_to_metric_families(node.manage("raft", "metrics"))
+    return {(s.name, *(s.labels[key] for key in ("step", "outcome") if key in s.labels)): s.value
+            for family in families for s in family.samples}  # fmt: skip
+
+
 def assert_equal(cluster):
     cluster.wait_all_applied(timeout=BOUND)
     found = [contents(node) for node in cluster.running]
@@ -78,6 +86,17 @@ def test_who_needs_entries_that_are_gone_gets_an_image(cluster):
         lambda found: "the database is now an image" in follower.log_file.read_text(), BOUND, "an image was installed"
     )
     assert_equal(cluster)
+    counts = metrics(follower)
+    assert (
+        counts["raftlog_image_steps_total", "pull", "done"]
+        == counts["raftlog_image_steps_total", "install", "done"]
+        == 1
+    )
+    size = counts["raftlog_image_step_bytes_total", "install"]
+    assert 0 < size <= counts["raftlog_image_step_bytes_total", "pull"]
+    assert counts["raftlog_image_step_seconds_total", "pull"] > 0
+    made = [metrics(node)["raftlog_image_steps_total", "make", "done"] for node in cluster if node is not follower]
+    assert sum(made) >= 1
 
     # A stopped leader's database is replaced by a copy that is older than its own log.
     assert cluster[leader].stop() == 0

@@ -14,6 +14,7 @@ from raftlog.snapshots.compaction import Compactor, LogFile, Policy
 from raftlog.snapshots.healing import Healing
 from raftlog.snapshots.pulling import Puller
 from raftlog.snapshots.serving import ImageServer
+from raftlog.snapshots.tally import Tally
 from raftlog.transport.outstanding import RequestFailed
 from tests.runtime import cluster as runtime
 from tests.runtime.cluster import RecordingMachine
@@ -105,6 +106,7 @@ class SnapshotCluster(runtime.Cluster):
         self.image_servers = {}
         self.pullers = {}
         self.compactors = {}
+        self.tallies = {}
         # Called before each request with (asker, peer, name, arguments); what it raises is what the asker gets.
         self.before_request = lambda asker, peer, name, arguments: None
         # (asker, peer) of each chunk that was given, and its offset.
@@ -117,11 +119,16 @@ class SnapshotCluster(runtime.Cluster):
         super().make(node_id)
         service, machine = self.servers[node_id], self.machines[node_id]
         state, folder = service.state, self.folder / node_id
-        service.care = healing = Healing(machine, state.raft, lambda: None)
+        tally = self.tallies[node_id] = Tally()
+        service.care = healing = Healing(machine, state.raft, lambda: None, tally)
         server = ImageServer(
-            folder / "images", machine.make_image, lambda index, term: snapshots.describe(state, index, term), lambda: 0
+            folder / "images",
+            machine.make_image,
+            lambda index, term: snapshots.describe(state, index, term),
+            lambda: 0,
+            tally,
         )
-        puller = Puller(state, healing, self.asker(node_id), folder / "incoming", 1 << 30)
+        puller = Puller(state, healing, self.asker(node_id), folder / "incoming", 1 << 30, tally)
         self.image_servers[node_id], self.pullers[node_id] = server, puller
         self.compactors[node_id] = Compactor(
             state, NOTHING_KEPT, lambda: [LogFile(state.log_store.first_index, 1)], machine.make_durable

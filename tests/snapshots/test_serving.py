@@ -9,6 +9,7 @@ from raftlog.exceptions import ImageError
 from raftlog.runtime import clock
 from raftlog.snapshots import serving
 from raftlog.snapshots.serving import ImageServer, NoSuchImage
+from raftlog.snapshots.tally import Tally
 from tests.snapshots.cluster import write_image
 
 
@@ -17,7 +18,10 @@ class Host:
 
     def __init__(self, folder):
         self.index, self.made, self.size, self.problem = 10, 0, 0, None
-        self.server = ImageServer(folder / "images", self.make, lambda index, term: LogBase(index, term), self.tell)
+        self.tally = Tally()
+        self.server = ImageServer(
+            folder / "images", self.make, lambda index, term: LogBase(index, term), self.tell, self.tally
+        )
         (folder / "images").mkdir()
         (folder / "images" / "left over").touch()
         self.thread = threading.Thread(target=self.server.main, args=[lambda doing: None])
@@ -128,6 +132,9 @@ def test_without_room_none_is_made(host):
         host.open()
     host.size = 0
     host.open_again()
+    made = host.tally.as_data()["make"]
+    assert made["failed"] >= 1
+    assert (made["done"], made["bytes"]) == (1, host.server.status()["images"][0]["bytes"])
 
 
 def test_why_none_could_be_made_is_told_and_it_is_tried_again(host):

@@ -172,6 +172,31 @@ def test_where_the_source_is_gone_another_one_is_asked(cluster):
     lose_database(cluster, follower)
     wait_healed(cluster, follower)
     assert len(set(asked)) == 2
+    cluster.wait(lambda: cluster.pullers[follower].status() is None, "it is told everywhere")
+    counts = cluster.tallies[follower].as_data()
+    made = cluster.tallies[asked[-1]].as_data()["make"]
+    assert made["done"] == 1
+    assert made["seconds"] > 0
+    assert (counts["pull"]["done"], counts["pull"]["failed"]) == (1, 1)
+    assert counts["pull"]["bytes"] == sum(min(500, made["bytes"] - offset) for offset in offsets(cluster, follower))
+    assert (counts["install"]["done"], counts["install"]["bytes"]) == (1, made["bytes"])
+
+
+def test_an_image_that_cannot_be_installed_is_counted_as_such(cluster):
+    follower = cluster.followers()[0]
+    machine = cluster.machines[follower]
+    install, failures = machine.install, ["no room", "no room"]
+
+    def fails_at_first(path, *, on_progress):
+        if failures:
+            raise OSError(failures.pop())
+        return install(path, on_progress=on_progress)
+
+    machine.install = fails_at_first
+    lose_database(cluster, follower)
+    wait_healed(cluster, follower)
+    counts = cluster.tallies[follower].as_data()["install"]
+    assert (counts["done"], counts["failed"]) == (1, 2)
 
 
 def test_where_the_image_is_gone_another_one_is_made(cluster):

@@ -130,6 +130,7 @@ def main() -> None:
         max_waiting_proposals=given.get("max_waiting_proposals", 1000),
     )
     application.inbound.requests["refusals"] = lambda arguments: application.inbound.refusals.counts
+    application.inbound.requests["refused_frames"] = lambda arguments: application.inbound.refusals.frame_counts
     server = DaphneServer(
         application,
         "127.0.0.1",

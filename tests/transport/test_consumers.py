@@ -117,6 +117,9 @@ def test_refusals_are_counted(start_echo_node: Callable[..., EchoNode]) -> None:
             socket.send(b"?")
             closed_with(socket)
     assert ask(node, "refusals") == {"bad frame": 3}
+    frames = ask(node, "refused_frames")
+    assert frames.pop("bad frame") == 3
+    assert set(frames.values()) == {0}
 
 
 def test_everything_else_goes_to_the_project(echo_node: EchoNode) -> None:

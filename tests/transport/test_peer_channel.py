@@ -80,6 +80,19 @@ def test_a_refusal_tells_code_and_reason(echo_node: EchoNode, who: object, peer_
     assert not channel.is_connected
 
 
+def test_a_frame_that_is_refused_is_told(echo_node: EchoNode) -> None:
+    """The node that made the connection counts what it refuses, as the other one does."""
+    answers, refused = Answers(), []
+    channel = channel_to(
+        echo_node.address(), answers, on_refused=lambda code, reason, peer: refused.append((code, peer))
+    )
+    channel.connect()
+    channel._peer_id = "c"
+    channel.send([vote(1)])
+    answers.wait(lambda: bool(answers.closed))
+    assert refused == [(WRONG_NODE, "c")]
+
+
 def test_a_channel_connects_again_after_its_connection_was_lost(start_echo_node: Callable[..., EchoNode]) -> None:
     """One on_close for each connection, before the next one begins; the new one works."""
     node = start_echo_node()

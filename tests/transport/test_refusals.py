@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from raftlog.runtime import clock
-from raftlog.transport.close_codes import BAD_FRAME, MAX_REASON_BYTES, WRONG_SECRET, close_reason
+from raftlog.transport.close_codes import (
+    BAD_FRAME,
+    MAX_REASON_BYTES,
+    OVERLOADED,
+    WRONG_NODE,
+    WRONG_SECRET,
+    close_reason,
+)
 from raftlog.transport.refusals import LOG_INTERVAL, Refusals
 
 
@@ -27,6 +34,15 @@ def test_one_line_for_each_reason_and_interval(
     refusals.record(BAD_FRAME, "kind is 8", "10.0.0.1:7")
     assert caplog.messages[2].endswith("(close code 4400) (and 999 more since the last such line)")
     assert refusals.counts == {"bad frame": 1001, "wrong secret": 1}
+    refusals.record(WRONG_NODE, "not who it was", "10.0.0.1:7")
+    refusals.record(OVERLOADED, "too many wait", "10.0.0.1:7", is_frame=True)
+    assert refusals.as_data()["frames"] == {
+        "bad frame": 1001,
+        "bad tag": 0,
+        "frame too large": 0,
+        "wrong node": 0,
+        "overloaded": 1,
+    }
 
 
 @pytest.mark.parametrize("detail", ["", "short", "ä" * 200])
