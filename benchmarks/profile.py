@@ -119,6 +119,10 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
+
+
 def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -217,7 +221,12 @@ def flame(cluster: ProcessCluster, leader: NodeProcess, folder: Path, seconds: f
         path = folder / f"{name}.svg"
         command = [program, "record", "--threads", "-r", str(SAMPLES_A_SECOND), "-d", str(round(seconds))]
         recording.append(
-            (path, subprocess.Popen([*command, "-o", str(path), "-p", str(node.pid)], stderr=subprocess.PIPE))
+            (
+                path,
+                subprocess.Popen(
+                    [*command, "-o", str(path), "-p", str(node.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                ),
+            )
         )
     measured(cluster, leader, FLAME_CLIENTS, seconds + 2)
     for path, recorder in recording:
@@ -233,11 +242,13 @@ def stages_table(plain: list[Window], stamped: list[tuple[Window, list[Entry]]],
     columns = ["stage, ms", "floor"]
     rows = [[stage.text, figure(floors.get(stage.floor)) if stage.floor else ""] for stage in (*STAGES, WHOLE)]
     rows += [[f"beside it: {stage.text}", figure(floors.get(stage.floor)) if stage.floor else ""] for stage in BESIDE]
-    rows += [["median, stamped", ""], ["median, nobody looking", ""], ["puts per second, nobody looking", ""]]
+    rows += [["puts followed, of those made", ""], ["median, stamped", ""], ["median, nobody looking", ""]]
+    rows.append(["puts per second, nobody looking", ""])
     for before, (window, entries) in zip(plain, stamped, strict=True):
-        columns.append(f"{window.clients} client{'s' if window.clients > 1 else ''}")
+        columns.append(counted(window.clients, "client"))
         cells = [f"{taken(entries, stage).mean:.3f}" if entries else "–" for stage in (*STAGES, WHOLE, *BESIDE)]
-        cells += [f"{window.median_ms:.3f}", f"{before.median_ms:.3f}", figure(before.per_second)]
+        cells += [f"{len(entries) / len(window.puts):.0%}", f"{window.median_ms:.3f}", f"{before.median_ms:.3f}"]
+        cells.append(figure(before.per_second))
         for row, cell in zip(rows, cells, strict=True):
             row.append(cell)
     return Shown("Stages of a put, means", columns, rows)
@@ -253,8 +264,7 @@ def cpu_table(window: Window) -> Shown:
     client = used_row("**application**", window.client, window)
     client[2] = "–"
     rows.append(client)
-    text = f"CPU of a put, {window.clients} client{'s' if window.clients > 1 else ''}"
-    return Shown(text, columns, rows)
+    return Shown(f"CPU of a put, {counted(window.clients, 'client')}", columns, rows)
 
 
 def used_row(name: str, used: Used, window: Window) -> list[str]:
@@ -285,7 +295,7 @@ def orm_tables(folder: Path, seconds: float) -> Iterable[Shown]:
             window = transactions.run_raft(cluster, leader, transactions.Plan("create()", "create", writers), seconds)
             cpu = transactions.cpu_by_process(window, leader)
             per_second = sum(each.measured.count / each.measured.seconds for each in window.worked)
-            rows.append([f"{writers} writers", *(f"{value:.2f}" for value in cpu.values()), figure(per_second)])
+            rows.append([counted(writers, "writer"), *(f"{value:.2f}" for value in cpu.values()), figure(per_second)])
         yield Shown("CPU of a create(), ms", ["", *cpu, "per second"], rows)
 
 
@@ -324,7 +334,7 @@ def as_dict(
                 "median_ms_stamped": round(seen.median_ms, 4),
                 "followed": len(entries),
                 "stages_ms": {
-                    stage.text: dataclasses.asdict(taken(entries, stage)) | {"stage": None}
+                    stage.text: {"mean": taken(entries, stage).mean, "median": taken(entries, stage).median}
                     for stage in (*STAGES, WHOLE, *BESIDE)
                     if entries
                 },
