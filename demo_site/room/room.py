@@ -202,7 +202,7 @@ class Room:
         leaders = [node for node in nodes if node["role"] == "leader" and node["state"] == "up"]
         leader = max(leaders, key=lambda node: int(node["term"]), default=None)
         up = sum(node["state"] == "up" for node in nodes)
-        report = {"voters": len(nodes), "voters_answering": up, "leader_id": leader and leader["node_id"]}
+        report = {"voters": len(nodes), "voters_up": up, "leader_id": leader and leader["node_id"]}
         with self._lock:
             while self._done and self._done[0] < now - 2:
                 self._done.popleft()
@@ -215,7 +215,6 @@ class Room:
                 "per_second": round(len(self._done) / 2, 1),
                 "standing": round(now - self._last_write_at, 2),
                 "longest_gap_ms": round(self.longest_gap * 1000),
-                "expected": len(ACCOUNTS) * OPENING_BALANCE,
                 "events": list(self._events)[-40:],
             }
 
@@ -247,10 +246,16 @@ def bank_of(path: Path) -> dict[str, Any] | None:
     except sqlite3.OperationalError:
         return None
     try:
-        accounts = database.execute("SELECT name, balance FROM bank_account ORDER BY name").fetchall()
+        database.execute("BEGIN")  # so that all is of one moment
+        accounts = database.execute("SELECT name, balance, paid_in FROM bank_account ORDER BY name").fetchall()
         (count,) = database.execute("SELECT count(*) FROM bank_transfer").fetchone()
     except sqlite3.OperationalError:
         return None
     finally:
         database.close()
-    return {"accounts": accounts, "total": sum(balance for _, balance in accounts), "transfers": count}
+    return {
+        "accounts": [(name, balance) for name, balance, _ in accounts],
+        "total": sum(balance for _, balance, _ in accounts),
+        "paid_in": sum(paid_in for _, _, paid_in in accounts),  # visitors open accounts of their own too
+        "transfers": count,
+    }

@@ -1,4 +1,4 @@
-"""The page's server: three files, a WebSocket that tells what is the case, and one place to act."""
+"""The page's server: a few files, a WebSocket that tells what is the case, and one place to act."""
 
 import asyncio
 import importlib
@@ -14,10 +14,12 @@ from demo_site.room.room import Room
 from raftlog.transport.server import DaphneServer
 
 PAGE = Path(__file__).parent / "page"
+ICON = Path(__file__).parent.parent / "bank" / "static" / "bank" / "icon.svg"
 FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/room.css": ("room.css", "text/css; charset=utf-8"),
-    "/room.js": ("room.js", "text/javascript; charset=utf-8"),
+    "/": (PAGE / "index.html", "text/html; charset=utf-8"),
+    "/room.css": (PAGE / "room.css", "text/css; charset=utf-8"),
+    "/room.js": (PAGE / "room.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": (ICON, "image/svg+xml"),
 }
 INTERVAL = 0.12  # seconds between two views
 MAX_BODY = 1_000  # bytes
@@ -62,8 +64,8 @@ class RoomApplication:
         elif scope["method"] == "POST" and scope["path"] == "/act":
             await self._act(receive, send)
         elif scope["method"] == "GET" and scope["path"] in FILES:
-            name, kind = FILES[scope["path"]]
-            await answer(send, 200, (PAGE / name).read_bytes(), kind)
+            file, kind = FILES[scope["path"]]
+            await answer(send, 200, file.read_bytes(), kind)
         else:
             await answer(send, 404, b"there is no such page\n", "text/plain")
 

@@ -30,7 +30,7 @@ def fragment_context(report: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def colours(report: dict[str, Any]) -> dict[str, bool]:
     can_write = report["exit_code"] == 0
-    return {"is_well": can_write and report["voters_answering"] == report["voters"], "can_write": can_write}
+    return {"is_well": can_write and report["voters_up"] == report["voters"], "can_write": can_write}
 
 
 PAGE = Page("cluster", "Cluster", view, live=True)

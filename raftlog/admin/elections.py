@@ -32,7 +32,7 @@ def fragment_context(report: dict[str, Any] | None = None) -> dict[str, Any]:
     events = events_of_all(report or report_of_cluster())
     terms = terms_of(events)
     return {
-        "events": [shown(event) for event in events[:SHOWN_EVENTS]],
+        "events": [shown(event) for event in without_repeats(events)[:SHOWN_EVENTS]],
         "terms": terms,
         "bar": bar_of(terms),
         "bar_width": BAR,
@@ -133,6 +133,20 @@ def bar_of(terms: list[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         x += width * scale
     return parts
+
+
+def without_repeats(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What a node says again and again, and nothing else in between, once: the newest, with `times` and `since`."""
+    kept: list[dict[str, Any]] = []
+    last_of: dict[str, dict[str, Any]] = {}  # node -> its row that was kept last
+    for event in events:
+        last = last_of.get(event["node_id"])
+        if last is not None and last["text"] == event["text"]:
+            last |= {"times": last["times"] + 1, "since": moment(event["at"])}
+        else:
+            last_of[event["node_id"]] = {**event, "times": 1, "since": None}
+            kept.append(last_of[event["node_id"]])
+    return kept
 
 
 def shown(event: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def found(alias: str) -> dict[str, Any]:
     return {
         "applied": applied,
         "total": sessions.count(),
-        "ttl": datetime.timedelta(microseconds=SESSION_TTL),
+        "ttl": lasting(datetime.timedelta(microseconds=SESSION_TTL)),
         "sessions": [
             {
                 "id": bytes(each.session).hex(),
@@ -59,6 +59,12 @@ def locks(alias: str) -> list[tuple[str, list[str], list[list[Any]]]]:
         rows = [list(row) for row in model._default_manager.using(alias).order_by("pk").values_list(*fields)[:SHOWN]]
         tables.append((str(model._meta.verbose_name_plural), fields, rows))
     return tables
+
+
+def lasting(time: datetime.timedelta) -> str:
+    """Whole days as such, else hours:minutes:seconds."""
+    whole = time.days and not time.seconds
+    return f"{time.days} day{'' if time.days == 1 else 's'}" if whole else str(time)
 
 
 def moment(microseconds: int) -> datetime.datetime:

@@ -52,6 +52,12 @@ from raftlog.consensus.snapshot import LogBase, SnapshotWanted, Transfer
 from raftlog.consensus.state import HardState, Role
 from raftlog.exceptions import ProtocolViolation
 
+# Why another pre-vote begins where the one before, or the election after it, came to nothing.
+NOT_ELECTED: Final = {
+    Role.PRE_CANDIDATE: "no majority for its pre-vote in time",
+    Role.CANDIDATE: "no majority of votes in time",
+}
+
 
 class Raft(ServerState):
     """See the module. All times are monotonic seconds, indices 1-based, ranges inclusive.
@@ -157,7 +163,7 @@ class Raft(ServerState):
         if self.suspected_at > float("-inf"):
             return "lost the connection to the leader"
         if self.role is not Role.FOLLOWER:
-            return f"no result as {self.role.value} in time"
+            return NOT_ELECTED[self.role]
         return "heard from no leader for an election timeout"
 
     def heard_from_leader(self, leader_id: str, at: float) -> None:

@@ -11,6 +11,7 @@ from raftlog.exceptions import RaftlogError
 
 HAS_LEADER, NO_LEADER, UNREACHABLE = 0, 1, 2
 UNKNOWN: Final = "unknown"
+SILENT: Final = 2.0  # seconds after which a member that the leader does not hear from is not up, though it answers us
 
 _SHOWN = (
     *("role", "current_term", "leader_id", "commit_index", "last_applied", "last_index", "first_index", "healthy"),
@@ -61,6 +62,10 @@ def summarize(members: dict[str, str], answers: dict[str, tuple[dict[str, Any] |
     known = newest.get("members") or {}
     voters = [node_id for node_id in members if not known or known.get(node_id, {}).get("voter", False)]
     answering = [node_id for node_id in voters if node_id in statuses]
+    rows = [
+        _row(node_id, address, statuses.get(node_id), answers.get(node_id, (None, "was not asked"))[1], leader)
+        for node_id, address in members.items()
+    ]
     majority = len(answering) > len(voters) // 2
     exit_code = UNREACHABLE if not statuses else HAS_LEADER if leader and majority else NO_LEADER
     return {
@@ -69,15 +74,13 @@ def summarize(members: dict[str, str], answers: dict[str, tuple[dict[str, Any] |
         "cluster_id": newest.get("cluster_id"),
         "voters": len(voters),
         "voters_answering": len(answering),
+        "voters_up": sum(row["reachable"] and not row["silent"] for row in rows if row["node_id"] in voters),
         "majority": majority,
         "exit_code": exit_code,
         "commit_index": leader.get("commit_index") if leader else None,
         "write_turn": leader.get("write_turn") if leader else None,
         "configuration": newest.get("configuration"),
-        "members": [
-            _row(node_id, address, statuses.get(node_id), answers.get(node_id, (None, "was not asked"))[1], leader)
-            for node_id, address in members.items()
-        ],
+        "members": rows,
     }
 
 
@@ -96,6 +99,7 @@ def _row(
         "reachable": status is not None,
         "error": error,
         "last_contact": seen_by_leader.get("last_contact"),
+        "silent": status is not None and (seen_by_leader.get("last_contact") or 0) > SILENT,
         "lag": seen_by_leader.get("lag"),
         "kind": kind_of(node_id, knows.get("configuration")),
         "priority": ((knows.get("members") or {}).get(node_id) or {}).get("priority"),
@@ -132,7 +136,7 @@ def kind_of(node_id: str, configuration: dict[str, Any] | None) -> str:
 
 def health(report: dict[str, Any]) -> str:
     """Whether the cluster can write, and how much more it can lose, in one sentence."""
-    voters, up = report["voters"], report["voters_answering"]
+    voters, up = report["voters"], report["voters_up"]
     spare = up - (voters // 2 + 1)
     if not up:
         return "No voter can be reached."
@@ -156,6 +160,11 @@ def sentence(report: dict[str, Any]) -> str:
         return f"No leader ({votes}: {why})."
     warning = "" if report["majority"] else ": no majority, so nothing can be written"
     return f"{report['leader_id']} leads in term {report['term']} ({votes}{warning})."
+
+
+def role_word(role: Any) -> str:
+    """A role as people write it."""
+    return str(role).replace("_", "-")
 
 
 def turn_sentence(report: dict[str, Any]) -> str:

@@ -27,5 +27,10 @@ def size_or_dash(value: Any) -> str:
 
 
 @register.filter
+def role_word(role: Any) -> str:
+    return view.role_word(role)
+
+
+@register.filter
 def image_of(row: dict[str, Any]) -> dict[str, Any] | None:
     return view.image_of(row)

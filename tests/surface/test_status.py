@@ -54,6 +54,15 @@ def test_with_a_leader_and_a_majority_it_names_the_leader_and_who_is_unreachable
     assert "NodeUnavailable" in rows["c"]["error"]
 
 
+def test_a_voter_that_the_leader_does_not_hear_is_not_up_though_it_answers_us(config):
+    leader = said_by("b", role="leader")
+    leader["members"]["a"]["last_contact"] = 6.2
+    report = module.collect(config, asking(said_by("a", leader=""), b=leader, c=said_by("c")))
+    assert (report["voters_answering"], report["voters_up"]) == (3, 2)
+    assert module.health(report) == "2 of 3 up; none may fail."
+    assert [row["node_id"] for row in report["members"] if row["silent"]] == ["a"]
+
+
 def test_an_election_is_told_from_a_lost_majority(config):
     candidates = asking(said_by("a", role="candidate", leader=""), b=said_by("b", leader=""))
     report = module.collect(config, candidates)

@@ -22,7 +22,7 @@ from raftlog.runtime.measures import BUCKETS, Histogram, Marks
     ],
 )
 def test_health_says_how_much_more_may_fail(voters, up, leader, text):
-    assert health({"voters": voters, "voters_answering": up, "leader_id": leader}) == text
+    assert health({"voters": voters, "voters_up": up, "leader_id": leader}) == text
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_what_a_member_is_while_one_replaces_another(node_id, kind):
 def row(node_id, **changes):
     return {
         "node_id": node_id, "reachable": True, "healthy": True, "role": "follower", "kind": "voter", "error": "",
-        "links": {}, "problems": [], "warnings": [], "behind": 0, "disk": None,
+        "links": {}, "problems": [], "warnings": [], "behind": 0, "disk": None, "silent": False, "last_contact": 0.1,
     } | changes  # fmt: skip
 
 
@@ -45,6 +45,61 @@ def test_a_link_that_only_one_side_has_is_down():
     drawn = picture({"members": rows, "leader_id": "a"})
     assert [link["kind"] for link in drawn["links"]] == ["down", "down", "down"]
     assert [node["state"] for node in drawn["nodes"]] == ["follower", "follower", "down"]
+
+
+def test_a_link_over_which_the_leader_hears_nothing_is_down():
+    links = {"a": True, "b": True, "c": True}
+    rows = [row("a", links=links), row("b", links=links, silent=True), row("c", links=links)]
+    drawn = picture({"members": rows, "leader_id": "a"})
+    assert [link["kind"] for link in drawn["links"]] == ["down", "leads", "peers"]
+
+
+def test_names_and_numbers_stand_away_from_the_links():
+    drawn = picture({"members": [row("a"), row("b"), row("c")], "leader_id": "a"})
+    assert [node["label_y"] < 0 for node in drawn["nodes"]] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "report", "text", "advice"),
+    [
+        (
+            {
+                "reachable": False,
+                "error": "NodeUnavailable: the node at ws://h:1 cannot be reached: [Errno 111] refused",
+            },
+            {},
+            "cannot be reached: [Errno 111] refused",
+            "Start",
+        ),
+        (
+            {
+                "reachable": False,
+                "error": "NodeUnavailable: the node at ws://h:1 cannot be reached: no answer within 1 s",
+            },
+            {},
+            "cannot be reached: no answer within 1 s",
+            "Its process hangs",
+        ),
+        ({"silent": True, "last_contact": 6.2}, {}, "b, which leads, has not heard from it for 6 s", "See the network"),
+        ({"problems": ["no leader is known"]}, {}, "no leader is known", "b leads: see the network"),
+        ({"problems": ["no leader is known"]}, {"leader_id": None}, "no leader is known", "An election is going on"),
+        (
+            {"problems": ["no leader is known"]},
+            {"leader_id": None, "majority": False},
+            "no leader is known",
+            "Bring voters back",
+        ),
+    ],
+)
+def test_a_warning_fits_what_is_the_case(changes, report, text, advice):
+    (found,) = warnings({"members": [row("a", **changes)], "leader_id": "b", "majority": True} | report)
+    assert found["text"] == text
+    assert found["advice"].startswith(advice)
+
+
+def test_a_node_that_is_cut_off_has_one_warning_not_two():
+    cut = row("a", silent=True, last_contact=6.2, problems=["no leader is known"])
+    assert len(warnings({"members": [cut], "leader_id": "b", "majority": True})) == 1
 
 
 def test_warnings_say_what_to_do():

@@ -15,7 +15,7 @@ from raftlog.conf import Settings
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
 from raftlog.observing.picture import warnings
-from raftlog.observing.view import Ask, collect, health, image_of, sentence, turn_sentence
+from raftlog.observing.view import Ask, collect, health, image_of, role_word, sentence, turn_sentence
 from raftlog.runtime import clock
 
 
@@ -115,7 +115,8 @@ def role_of(row: dict[str, Any]) -> str:
     if not row["reachable"]:
         return "unreachable"
     kind = row["kind"]
-    return f"{row['role']}, {kind}" if kind and kind != "voter" else str(row["role"])
+    role = role_word(row["role"])
+    return f"{role}, {kind}" if kind and kind != "voter" else role
 
 
 def size(count: int | None) -> str | None:

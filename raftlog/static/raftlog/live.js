@@ -28,17 +28,25 @@
         }
     };
 
-    const line = (values, top, className) => {
-        const points = [];
+    // One for each stretch without a gap: where nothing was measured, nothing is drawn.
+    const lines = (values, top, className) => {
+        const stretches = [[]];
         values.forEach((value, number) => {
-            if (value === null || value === undefined) return;
+            const points = stretches[stretches.length - 1];
+            if (value === null || value === undefined) {
+                if (points.length) stretches.push([]);
+                return;
+            }
             const x = 300 * (KEPT - values.length + number) / (KEPT - 1);
             points.push(x.toFixed(1) + "," + (78 - 74 * value / top).toFixed(1));
         });
-        const polyline = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
-        polyline.setAttribute("points", points.join(" "));
-        if (className) polyline.setAttribute("class", className);
-        return polyline;
+        return stretches.filter((points) => points.length).map((points) => {
+            const polyline = document.createElementNS("http://www.w3.org/2000/svg", "polyline");
+            if (points.length === 1) points.push(points[0]); // a dot
+            polyline.setAttribute("points", points.join(" "));
+            if (className) polyline.setAttribute("class", className);
+            return polyline;
+        });
     };
 
     const draw = (name, series, text) => {
@@ -55,7 +63,7 @@
                 svg.append(mark);
             }
         });
-        series.forEach((values, number) => svg.append(line(values, top, number ? "rl-second" : "")));
+        series.forEach((values, number) => svg.append(...lines(values, top, number ? "rl-second" : "")));
         document.getElementById("rl-now-" + name).textContent = text;
     };
 
