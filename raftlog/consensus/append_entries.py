@@ -203,8 +203,7 @@ def join_round(state: ServerState, progress: Progress, now: float) -> None:
     if now >= leadership.round_began_at + state.settings.heartbeat_interval:
         begin_round(state, now)
         reads.attach_to_round(state)
-    progress.last_sent_at = now
-    progress.sent_round = leadership.round
+    progress.on_sent(leadership.round, now)
 
 
 def member(state: ServerState, peer: str) -> Server:
@@ -249,6 +248,7 @@ def progress_of_answer(
         return None
     progress.last_log_index = message.last_log_index
     progress.applied_index = message.applied_index
+    progress.time_answer(message.round, now)
     priority.on_answer(state, message.sender, message.may_lead, now)
     count_promise(state, message.sender, message.round, getattr(message, "vote_hold", 0.0))
     if count_acknowledged_round(state, message.sender, message.round):

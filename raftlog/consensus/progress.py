@@ -20,6 +20,7 @@ from typing import NamedTuple
 from raftlog.consensus.snapshot import Transfer
 
 MAX_RETRY_DOUBLINGS = 6
+ROUND_TRIP_GAIN = 1 / 8  # the weight of the newest, as in RFC 6298
 
 
 class ProgressState(enum.Enum):
@@ -62,10 +63,13 @@ class Progress:
         "recovery_round",
         "retry_at",
         "retry_doublings",
+        "round_trip",
         "sent_commit",
         "sent_round",
         "snapshot_index",
         "state",
+        "timed_at",
+        "timed_round",
         "transfer",
         "transfers_given_up",
         "waiting_since",
@@ -97,6 +101,11 @@ class Progress:
         # Newest round acknowledged, and when that round began: what check-quorum counts.
         self.acked_round = 0
         self.acked_at = now
+        # How long an answer takes, smoothed, in seconds; None: none was timed. Of one message at a time, the first of
+        # its round: that round (0: none is timed), and when it was made.
+        self.round_trip: float | None = None
+        self.timed_round = 0
+        self.timed_at = 0.0
         # Until when it lets nobody else be elected (leases.py), by this leader's clock.
         self.lease_until = float("-inf")
         # A learner that is to vote catches up in rounds (membership.py): up to which index the present one goes (0:
@@ -123,6 +132,22 @@ class Progress:
         self.may_lead = True
         self.ready_since = now
         self.transfers_given_up = 0
+
+    def on_sent(self, round_: int, now: float) -> None:
+        """A message of heartbeat round `round_` is about to leave."""
+        # A round may be shorter than the way: what is timed stays so until it is answered.
+        if not self.timed_round and round_ > self.sent_round:
+            self.timed_round, self.timed_at = round_, now
+        self.last_sent_at = now
+        self.sent_round = round_
+
+    def time_answer(self, round_: int, now: float) -> None:
+        """An answer to a message of round `round_` came. Answers come in order, so a later one will do."""
+        if self.timed_round and round_ >= self.timed_round:
+            self.timed_round = 0
+            took = now - self.timed_at
+            smoothed = self.round_trip
+            self.round_trip = took if smoothed is None else smoothed + ROUND_TRIP_GAIN * (took - smoothed)
 
     def has_room(self, max_messages: int, max_bytes: int) -> bool:
         """Whether another message with entries may go out."""
@@ -217,6 +242,7 @@ class Progress:
     def on_connection_reset(self) -> None:
         """Nothing that was sent counts as sent; the next message is due at once."""
         self.retry_doublings = 0
+        self.timed_round = 0
         self.last_sent_at = float("-inf")
         self.sent_commit = 0
         self.on_lost()

@@ -96,13 +96,18 @@ def _members(status: Mapping[str, Any]) -> Iterator[Metric]:
     contact = GaugeMetricFamily(
         "raftlog_peer_last_contact_seconds", "Seconds since the peer was heard from.", labels=["peer"]
     )
+    trip = GaugeMetricFamily(
+        "raftlog_peer_round_trip_seconds", "From a message of the leader to the answer, smoothed.", labels=["peer"]
+    )
     for peer, each in peers.items():
         connected.add_metric([peer], int(each["connected"]))
         if each["lag"] is not None:
             lag.add_metric([peer], each["lag"])
         if each["last_contact"] is not None:
             contact.add_metric([peer], each["last_contact"])
-    yield from (connected, lag, contact)
+        if each["round_trip"] is not None:
+            trip.add_metric([peer], each["round_trip"])
+    yield from (connected, lag, contact, trip)
 
 
 def _histograms(stages: Mapping[str, Any]) -> Iterator[Metric]:

@@ -100,6 +100,7 @@ def _row(
         "error": error,
         "last_contact": seen_by_leader.get("last_contact"),
         "silent": status is not None and (seen_by_leader.get("last_contact") or 0) > SILENT,
+        "round_trip": seen_by_leader.get("round_trip"),
         "lag": seen_by_leader.get("lag"),
         "kind": kind_of(node_id, knows.get("configuration")),
         "priority": ((knows.get("members") or {}).get(node_id) or {}).get("priority"),
@@ -116,6 +117,11 @@ def _row(
     row["backlog"] = _less(row["commit_index"], row["last_applied"])
     row["log_bytes"] = ((row["snapshots"] or {}).get("compaction") or {}).get("log_bytes")
     return row
+
+
+def milliseconds(seconds: float | None) -> str | None:
+    """A time for people."""
+    return None if seconds is None else f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _less(index: int | None, other: int | None) -> int | None:

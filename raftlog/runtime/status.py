@@ -149,6 +149,9 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         "connected": node_id == raft.node_id or (node_id in peers and peers[node_id].connected),
         "last_error": peers[node_id].last_error if node_id in peers else "",
         "last_contact": None,
+        # From a message of the leader to its answer, smoothed: the way, both hosts' threads, and where the message had
+        # entries the peer's disk.
+        "round_trip": None,
         "match_index": None,
         "next_index": None,
         "lag": None,
@@ -162,6 +165,7 @@ def _member(state: ConsensusState, peers: Mapping[str, PeerThread], node_id: str
         member["next_index"] = progress.next_index
         member["lag"] = raft.log.last_index - progress.match_index
         member["may_lead"] = progress.may_lead
+        member["round_trip"] = None if progress.round_trip is None else round(progress.round_trip, 6)
     if node_id == raft.node_id:
         member["may_lead"] = raft.may_lead
     if heard_at != float("-inf") and node_id != raft.node_id:

@@ -32,5 +32,10 @@ def role_word(role: Any) -> str:
 
 
 @register.filter
+def milliseconds(value: Any) -> str | None:
+    return view.milliseconds(value or None)
+
+
+@register.filter
 def image_of(row: dict[str, Any]) -> dict[str, Any] | None:
     return view.image_of(row)

@@ -234,7 +234,8 @@ def normalise(raft: Raft) -> None:
         leadership.round_began_at = leadership.quorum_acked_at = 0.0
     for progress in raft.progress.values():
         progress.last_sent_at = progress.acked_at = progress.moved_at = 0.0
-        progress.sent_round = progress.acked_round = 0
+        progress.sent_round = progress.acked_round = progress.timed_round = 0
+        progress.round_trip, progress.timed_at = None, 0.0
         progress.retry_doublings = 0
         progress.retry_at = min(progress.retry_at, 1.0) if progress.inflight else INFINITY
         progress.inflight = deque(Inflight(each.last_index, each.size, 0) for each in progress.inflight)

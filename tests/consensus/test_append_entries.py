@@ -34,6 +34,13 @@ def acks(cluster, sender="b"):
     return [each for each in cluster.sent if isinstance(each, AppendEntriesResponse) and each.sender == sender]
 
 
+def test_a_leader_times_the_answers_of_its_followers(three):
+    three.run(1.0)
+    trips = {peer: progress.round_trip for peer, progress in three.rafts["a"].progress.items()}
+    assert trips == {"b": 0.0, "c": 0.0}  # a test's clock stands still while messages travel
+    assert three.rafts["a"].progress["b"].timed_round == 0
+
+
 # The pipeline
 
 

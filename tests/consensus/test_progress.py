@@ -1,3 +1,5 @@
+import pytest
+
 from raftlog.consensus.progress import Progress, ProgressState
 
 RETRY = 0.5
@@ -103,3 +105,28 @@ def test_a_new_connection_keeps_what_a_probe_has_found():
     pipeline.on_sent_entries(12, 100, 1, 0.0, RETRY)
     pipeline.on_connection_reset()
     assert (pipeline.state, pipeline.next_index) == (ProgressState.PROBE, 11)
+
+
+def test_one_message_at_a_time_is_timed_and_the_newest_counts_an_eighth():
+    progress = Progress(1, now=0.0)
+    progress.on_sent(1, 10.0)
+    progress.on_sent(1, 10.1)  # of the same round: its answer may be the other's
+    progress.on_sent(2, 10.2)  # the way is longer than a round
+    progress.time_answer(0, 10.3)  # to something from before
+    assert progress.round_trip is None
+    progress.time_answer(1, 10.4)
+    assert progress.round_trip == pytest.approx(0.4)
+    progress.time_answer(2, 10.6)  # it was not timed
+    assert progress.round_trip == pytest.approx(0.4)
+    progress.on_sent(3, 11.0)
+    progress.time_answer(4, 11.8)  # answers may be merged: the newest round stands for all
+    assert progress.round_trip == pytest.approx(0.4 + (0.8 - 0.4) / 8)
+
+
+def test_what_was_lost_with_its_connection_is_not_timed():
+    progress = Progress(1, now=0.0)
+    progress.on_sent(1, 10.0)
+    progress.on_connection_reset()
+    progress.on_sent(2, 20.0)
+    progress.time_answer(2, 20.5)
+    assert progress.round_trip == pytest.approx(0.5)

@@ -65,6 +65,11 @@ def test_prometheus_own_parser_reads_them_and_they_are_true(cluster):
     assert value(families, "raftlog_stage_seconds_count", stage="commit") >= 20
     assert value(families, "raftlog_outcomes_total", outcome="applied") >= 20
     assert {s.labels["peer"] for s in families["raftlog_peer_lag"].samples} == set("abc") - {leader}
+    trips = families["raftlog_peer_round_trip_seconds"].samples
+    assert {s.labels["peer"] for s in trips} == set("abc") - {leader}
+    assert all(0 < s.value < 5 for s in trips)
+    follower = next(node for node in cluster if node.node_id != leader)
+    assert not scrape(follower)["raftlog_peer_round_trip_seconds"].samples
     for stage in ("sync", "replicate", "commit", "apply"):
         count = value(families, "raftlog_stage_seconds_count", stage=stage)
         assert value(families, "raftlog_stage_seconds_bucket", stage=stage, le="+Inf") == count

@@ -21,7 +21,14 @@ def config():
 
 def said_by(node_id, role="follower", term=3, leader="b", applied=10, **changes):
     members = {
-        name: {"address": address, "voter": True, "learner": False, "last_contact": 0.1, "lag": 0}
+        name: {
+            "address": address,
+            "voter": True,
+            "learner": False,
+            "last_contact": 0.1,
+            "lag": 0,
+            "round_trip": 0.00123,
+        }
         for name, address in ADDRESSES.items()
     }
     return {
@@ -130,9 +137,9 @@ def test_the_terminal_tells_what_the_cluster_page_tells(config):
     lines = text.getvalue().splitlines()
     assert lines[0].endswith("c has the write turn for a schema change.")
     columns, row = lines[1], next(line for line in lines if line.startswith("a "))
-    for name in ("behind", "backlog", "log", "folder", "free", "image"):
+    for name in ("behind", "backlog", "trip", "log", "folder", "free", "image"):
         assert name in columns.split()
-    for value in ("3", "2", "2.0 MB", "3.0 MB", "8.0 GB", "pulling an image from b, 42 %"):
+    for value in ("3", "2", "1.23 ms", "2.0 MB", "3.0 MB", "8.0 GB", "pulling an image from b, 42 %"):
         assert f" {value} " in row
     assert any(line.startswith("a the disk is full: no room  → Make room on that host") for line in lines)
     assert any(line.startswith("c cannot be reached") and "→ Start `manage.py raft run`" in line for line in lines)

@@ -15,7 +15,7 @@ from raftlog.conf import Settings
 from raftlog.management.output import Output, table
 from raftlog.management.verbs import Verb, read_settings
 from raftlog.observing.picture import warnings
-from raftlog.observing.view import Ask, collect, health, image_of, role_word, sentence, turn_sentence
+from raftlog.observing.view import Ask, collect, health, image_of, milliseconds, role_word, sentence, turn_sentence
 from raftlog.runtime import clock
 
 
@@ -31,6 +31,7 @@ columns:
   behind    entries that the leader has committed and this node has not applied
   backlog   entries that it knows to be committed, and has not applied yet
   contact   seconds since the leader heard from it
+  trip      from a message of the leader to its answer, smoothed
   log       size of its log's files; folder: of all that it keeps; free: what its disk has left
   image     the image of the database (snapshot) that it pulls or makes now, and how far it is
 
@@ -91,7 +92,7 @@ def rendered(report: dict[str, Any]) -> RenderableType:
     """A table, a sentence that says whether the cluster can write, and what needs attention."""
     columns = [
         *("node", "role", "term", "committed", "applied", "behind", "backlog"),
-        *("contact", "log", "folder", "free", "image", "address"),
+        *("contact", "trip", "log", "folder", "free", "image", "address"),
     ]
     rows = [
         [
@@ -99,6 +100,7 @@ def rendered(report: dict[str, Any]) -> RenderableType:
             role_of(row),
             *(row["current_term"], row["commit_index"], row["last_applied"], row["behind"], row["backlog"]),
             row["last_contact"],
+            milliseconds(row["round_trip"]),
             size(row["log_bytes"]),
             *(size((row["disk"] or {}).get(name)) for name in ("taken", "free")),
             image_words(row),
