@@ -7,7 +7,8 @@ promises nothing does not count. Until then
 - it votes for nobody, not for itself either, whatever becomes of its connection to the leader;
 - except in an election that the leader itself asked for (TimeoutNow), which ends the leader's lease first, and for the
   rest of the term, since that message may arrive whenever it likes;
-- a server that was started anew keeps what it may have promised before: it promises no more than from its start on.
+- a server that was started anew keeps what it may have promised before, where there may have been anybody else to
+  promise it to (may_have_promised): it promises no more than from its start on.
 
 The leader's lease counts from when the round *began* that a follower answered, and is shorter than the promise, since
 the two measure it with different clocks: clocks must not differ in speed by more than CLOCK_DRIFT, and go on while the
@@ -37,6 +38,18 @@ def hold_votes(state: ServerState, at: float) -> None:
     """A message of the leader arrived at `at`, or the server started then and may have promised something before."""
     if state.settings.read_lease:
         state.votes_held_until = max(state.votes_held_until, at + state.settings.election_timeout)
+
+
+def may_have_promised(state: ServerState) -> bool:
+    """Whether this server, when it starts, may have promised something to another one before.
+
+    Not where its log has never known another voter: nobody else can have led. As long as the log holds the entry that
+    made it the only one, together with what was before, a leader that does not know yet that it is none may count on
+    the promise; once that entry is given up, it was applied here, by then as that leader knows, or under one of later.
+    """
+    configurations = state.log.configurations
+    is_alone = configurations and all(each.all_voters == {state.node_id} for _, each in configurations)
+    return state.current_term > 0 and not is_alone
 
 
 def holds_votes(state: ServerState, now: float) -> bool:

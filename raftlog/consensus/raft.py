@@ -113,7 +113,7 @@ class Raft(ServerState):
         )
         log.max_window_bytes = settings.max_window_bytes
         roles.refresh_configuration(self, now)
-        if self.current_term:  # it may have promised something before it was started anew
+        if leases.may_have_promised(self):
             leases.hold_votes(self, now)
         timing.reset_election_deadline(self, now)
         membership.notice_removal(self)

@@ -179,11 +179,36 @@ def test_a_new_leader_has_no_lease_before_an_entry_of_its_term_is_committed():
     assert cluster.reads[leader] == []
 
 
-def test_a_single_voter_reads_at_once():
+def test_a_single_voter_leads_and_reads_at_once_however_often_it_starts():
+    """In a cluster of one without a node process each process that writes is the node for a moment."""
     cluster = Cluster("a", formed=True, settings=LEASES)
-    cluster.run(TIMEOUT + 0.1)  # what it promised before its start, to a cluster that had more voters
-    read(cluster, "a", 1)
-    assert cluster.reads["a"] == [(1, cluster.rafts["a"].commit_index)]
+    for request_id in (1, 2, 3):
+        began_at = cluster.now
+        cluster.run(0.01)
+        read(cluster, "a", request_id)
+        assert cluster.reads["a"][-1] == (request_id, cluster.rafts["a"].commit_index)
+        assert cluster.now - began_at < TIMEOUT / 2
+        cluster.restart("a")
+
+
+def test_the_only_voter_that_is_left_waits_until_no_earlier_leader_can_count_on_its_promise(three):
+    """The leader that removed itself may not have heard that this is committed, and read by the promise of c."""
+    target = three.rafts["a"].configuration.without("a").without("b")
+    three.do("a", lambda raft: raft.change_configuration(target, raft.configuration_index, three.now))
+    three.run(3 * TIMEOUT)
+    assert three.leader.node_id == "c"
+    three.restart("c")
+    began_at = three.now
+    while three.rafts["c"].role is not Role.LEADER:
+        three.run(0.01)
+    assert three.now - began_at >= TIMEOUT
+    three.propose("c", "two")
+    three.settle()
+    three.apply("c")
+    three.compact("c")
+    three.restart("c")
+    three.run(0.01)
+    assert three.rafts["c"].role is Role.LEADER
 
 
 def test_merged_acknowledgements_keep_the_promise(three):
