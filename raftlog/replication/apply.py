@@ -295,8 +295,8 @@ class DatabaseStateMachine:
                 except Cut:
                     run.stage.undo_admit()
                     raise
-                run.fold(entry, result, database.take_differences())
-                if groups := database.take_changes():
+                run.fold(entry, result, differences := database.take_differences())
+                if (groups := database.take_changes()) or differences:
                     run.changed(entry, header, groups)
                 run.stage.record(header, result)
             run.outcomes.append(Outcome(entry.payload[KEY], *result))

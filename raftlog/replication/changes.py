@@ -3,7 +3,9 @@
 One row of `raftlog_change` for each transaction of apply that changed anything, so that it costs one statement however
 many entries share a batch; `raftlog_changefeed` says after which index the feed is whole. Both are node-local: in no
 image, in no fingerprint, in no comparison. Whatever leaves a gap (an image, a time without the feed, pruning)
-moves `began_after`, in the transaction that made the gap, so that a reader can tell.
+moves `began_after`, in the transaction that made the gap, so that a reader can tell. What an older version has applied,
+which knows no feed, is found at the next start: tables are marked as changed after the feed's last row. So each entry
+that marks one has a row, also where nothing in it differs.
 
 The keys of rows are there, and the names of changed columns, but no values: who wants those reads the row.
 """
@@ -18,6 +20,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog.replication.shapes import TableShape
+from raftlog.replication.tables import has_table
 from raftlog.replication.write_set import DELETE, INSERT, UPDATE, is_same
 
 # What happened to a table, beside INSERT, UPDATE and DELETE of its rows.
@@ -161,9 +164,19 @@ class FeedWriter:
                 cursor.execute("DELETE FROM raftlog_change")
                 return
             cursor.execute("SELECT count(*) FROM raftlog_changefeed")
-            if not cursor.fetchone()[0]:
+            if not cursor.fetchone()[0] or self._has_gap(connection, cursor):
                 self.start_anew(cursor, applied_index)
             self._count(cursor, applied_index)
+
+    def _has_gap(self, connection: BaseDatabaseWrapper, cursor: Any) -> bool:
+        """Whether entries changed tables, the last ones at least, and the feed does not say so."""
+        if not has_table(connection, "raftlog_tables"):
+            return False
+        cursor.execute("SELECT coalesce(max(changed), 0), coalesce(max(schema_changed), 0) FROM raftlog_tables")
+        marked = max(cursor.fetchone())
+        cursor.execute("SELECT began_after, (SELECT coalesce(max(last_index), 0) FROM raftlog_change)"
+                       " FROM raftlog_changefeed")  # fmt: skip
+        return bool(marked > max(cursor.fetchone()))
 
     def start_anew(self, cursor: Any, index: int) -> None:
         """Nothing of before may be read as if what comes after `index` followed it. In the caller's transaction."""

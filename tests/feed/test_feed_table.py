@@ -98,6 +98,33 @@ def test_a_time_without_the_feed_is_a_gap_and_never_silent(any_node, settings):
     assert told(reset.index) == []
 
 
+def test_what_an_older_version_applied_is_a_gap_and_never_silent(any_node, monkeypatch):
+    """It knows no feed: it neither writes it nor says where it stopped."""
+    Article.objects.create(title="ale")
+    saved = told(0)[-1].index
+    with monkeypatch.context() as older:
+        older.setattr(stored.FeedWriter, "begin", lambda self, connection, applied_index: None)
+        older.setattr(stored.FeedWriter, "take", lambda self, cursor, last_index, entries: b"")
+        any_node.restart()
+        Article.objects.create(title="beer")
+    any_node.restart()
+    (reset,) = told(saved)
+    assert isinstance(reset, Reset)
+    article = Article.objects.create(title="cider")
+    assert [row.pk for change in told(reset.index) for row in change.rows] == [article.pk]
+
+
+def test_a_last_update_that_changes_nothing_is_no_gap(any_node):
+    """Its table is marked as changed all the same."""
+    article = Article.objects.create(title="ale")
+    saved = told(0)[-1].index
+    Article.objects.filter(pk=article.pk).update(title="ale")
+    any_node.restart()
+    assert told(saved) == []
+    other = Article.objects.create(title="beer")
+    assert [row.pk for change in told(saved) for row in change.rows] == [other.pk]
+
+
 def test_a_reader_waits_for_the_feed_of_a_database_that_was_just_installed(node, monkeypatch):
     """Until the node has begun the feed in it, there is none."""
     saved = told(0)[-1].index
