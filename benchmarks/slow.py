@@ -25,7 +25,7 @@ from raftlog.testing.torture.disks import Disks
 CASE: Final = "slow follower"
 OURS: Final = LOG.name
 NODES: Final = 3
-PAIRS: Final = 7
+PAIRS: Final = 5
 QUICK_PAIRS: Final = 2
 SLOW_SYNC: Final = 0.1  # seconds
 STOPPED, RUNNING = 0.2, 0.05  # seconds, of a pulse
