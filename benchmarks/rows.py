@@ -17,6 +17,7 @@ from benchmarks.loops import closed_loop
 from benchmarks.orm import OURS, Sides, both_sides
 from benchmarks.systems import Client
 from benchmarks.systems.raftlog import RaftlogTarget
+from raftlog.runtime import clock
 from raftlog.testing.bench import transactions
 from raftlog.testing.bench.figures import quantile
 from raftlog.testing.bench.transactions import Plan, Window
@@ -26,6 +27,7 @@ ROWS: Final = (10_000, 100_000, 1_000_000)
 QUICK_ROWS: Final = (10_000, 100_000)
 COMMITTED: Final = "propose until committed"
 BEYOND: Final = 1_000_000_000  # a key of which create() goes on, so that the keys below can be filled in
+SETTLE: Final = 5.0  # seconds for the disk, after many rows were written
 TIMEOUT: Final = 600.0  # seconds
 
 
@@ -79,6 +81,7 @@ def rows(run: Run) -> Iterator[Row]:
             fill(sides.leader, filled + 1, count + 1)
             filled = count
             sides.cluster.wait_all_applied(TIMEOUT)
+            clock.sleep(0.5 if run.quick else SETTLE)
             for repeat in range(run.repeats):
                 run.note(f"{count:,} rows, repeat {repeat + 1}")
                 measure(run, sides, gathered, count)
