@@ -1,7 +1,9 @@
 """Does anything grow? Three nodes under a steady mixed load for as long as is asked: `--only soak --minutes 30`.
 
 On each host an application process writes by plain Django code and by commands, and reads (soak_client.py), at a pace
-that leaves the machine idle half of the time; the tables keep one size. Logs are compacted every few seconds. Every few
+that leaves the machine idle half of the time; the tables keep one size. Before that, as many entries are written as a
+node remembers of its past (recent entries, their hashes and results, the feed of changes), or as FILL_SECONDS allow, so
+that filling these is not taken for growth; a short run leaves it out. Logs are compacted every few seconds. Every few
 minutes a follower is killed and started again: in the first half of the run the one, in the second the other, so that
 each has a life of half the run to be judged by. What each process uses is sampled, and judged by the rule in usage.py.
 With --objects every process says what it holds more of at the end than in the middle.
@@ -22,11 +24,16 @@ from benchmarks.cases import Row, Run, case
 from benchmarks.nodes import COMPACTS_OFTEN, started
 from benchmarks.usage import ALLOWED, Samples
 from raftlog.runtime import clock
+from raftlog.testing.bench.client import Load
+from raftlog.testing.bench.figures import run_clients
 from raftlog.testing.processes import NodeProcess, ProcessCluster, leader_of
 
 SAMPLE_EVERY = 5.0  # seconds
 KILL_EVERY = 180.0  # seconds
 DOWN_FOR = 5.0  # seconds
+FILLED = 250_000  # entries before the samples begin: more than a node remembers, in bytes or in number
+FILL_SECONDS = 180.0  # at most, of writing them
+FILLS_FROM = 10.0  # minutes of a run
 MARGIN = 30.0  # seconds around the middle of the run without a kill, so that lives last a little more than half of it
 SAYING = 30.0  # seconds for nodes to count and to print
 SHOWN = 30  # samples of each process and measure that become rows; all of them are judged
@@ -164,6 +171,15 @@ class Soak:
                 yield Row("soak", measure, "raftlog", params, ALLOWED[measure][0], [round(value, 2)])
 
 
+def fill(cluster: ProcessCluster, run: Run) -> None:
+    """Commands of a row each, from many threads, by the node that leads."""
+    began = clock.monotonic()
+    leader = cluster[cluster.wait_for_leader(60)]
+    while (last := cluster.wait_all_applied(120)) < FILLED and clock.monotonic() - began < FILL_SECONDS:
+        run.note(f"{last:,} entries, of {FILLED:,} before it begins")
+        run_clients(leader, Load("rows", 15.0, 64))
+
+
 @case(
     "soak",
     "what every process uses under a steady load, and whether it grows",
@@ -177,6 +193,8 @@ def soak(run: Run) -> Iterator[Row]:
     with started(run.folder, machine="database", command=command, **COMPACTS_OFTEN) as cluster:
         apps: list[App] = []
         try:
+            if run.minutes >= FILLS_FROM:
+                fill(cluster, run)
             apps += [App(node, run.folder, counts_objects=run.objects) for node in cluster]
             found = Soak(cluster, apps, run)
             found.go_on()
