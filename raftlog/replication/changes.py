@@ -19,8 +19,8 @@ import msgspec
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from raftlog.replication.has_table import has_table
 from raftlog.replication.shapes import TableShape
-from raftlog.replication.tables import has_table
 from raftlog.replication.write_set import DELETE, INSERT, UPDATE, is_same
 
 # What happened to a table, beside INSERT, UPDATE and DELETE of its rows.

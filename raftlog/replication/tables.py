@@ -16,6 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from raftlog.exceptions import ApplyStopped
 from raftlog.replication.fingerprint import EMPTY
+from raftlog.replication.has_table import has_table
 
 SCHEMA_VERSION: Final = 2
 
@@ -177,10 +178,6 @@ _VENDOR_TYPES: Final = {
     "sqlite": {"bytes": "blob", "options": " WITHOUT ROWID", "empty": f"x'{EMPTY.hex()}'"},
     "postgresql": {"bytes": "bytea", "options": "", "empty": rf"'\x{EMPTY.hex()}'"},
 }
-_HAS_TABLE: Final = {
-    "sqlite": "SELECT count(*) FROM sqlite_master WHERE name = %s",
-    "postgresql": "SELECT to_regclass(%s) IS NOT NULL",
-}
 
 
 class Applied(NamedTuple):
@@ -223,12 +220,6 @@ def ensure_tables(alias: str) -> None:
 def has_tables(connection: BaseDatabaseWrapper) -> bool:
     """Whether ensure_tables() was called on this database, and nobody has dropped them since."""
     return has_table(connection, "raftlog_appliedindex")
-
-
-def has_table(connection: BaseDatabaseWrapper, name: str) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_HAS_TABLE[connection.vendor], [name])
-        return bool(cursor.fetchone()[0])
 
 
 def require_table(model: type[models.Model], what: str, alias: str = "") -> None:
