@@ -11,6 +11,7 @@ import pytest
 
 from raftlog.consensus.entries import KEY
 from raftlog.exceptions import NodeUnavailable, Overloaded, PayloadTooLarge
+from raftlog.runtime import clock
 from raftlog.runtime.ports import APPLIED, NOT_PROPOSED, UNKNOWN, Outcome
 from raftlog.transport.client import NodeClient
 from raftlog.transport.outstanding import RequestFailed
@@ -174,12 +175,12 @@ def test_a_lost_node_leaves_the_outcome_unknown(start_echo_node: Callable[..., E
     node = start_echo_node()
     client = client_of(node)
     sent, unsent = Outcomes(), Outcomes()
-    client.propose([proposal(1, b"never")], 1.0, sent)
+    client.propose([proposal(1, b"never")], 4.0, sent)  # it must still wait when the loss is noticed
     while not client.status()["proposed"]:
-        pass
+        clock.sleep(0.005)
     node.stop()
-    while client._connection is not None:  # the loss has been noticed
-        pass
+    while client._connection is not None:
+        clock.sleep(0.005)
     client.propose([proposal(2)], 0.1, unsent)
     assert sent.wait(1)[0].status == UNKNOWN
     (outcome,) = unsent.wait(1)
