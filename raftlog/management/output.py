@@ -6,10 +6,12 @@ import io
 import json
 import shutil
 from collections.abc import Sequence
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
+
+MEASURED: Final = 1_000  # columns of a terminal in which every table has its full width
 
 
 class Output:
@@ -66,6 +68,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     for row in rows:
         made.add_row(*(shown(value) for value in row))
     return made
+
+
+class Foldable:
+    """One table where the terminal is wide enough for it, else two, cut before column `at`; both name the rows."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], at: int) -> None:
+        self._whole = table(columns, rows)
+        self._parts = (
+            table(columns[:at], [row[:at] for row in rows]),
+            table([columns[0], *columns[at:]], [[row[0], *row[at:]] for row in rows]),
+        )
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        fits = console.measure(self._whole, options=options.update(width=MEASURED)).maximum <= options.max_width
+        yield from [self._whole] if fits else self._parts
 
 
 def shown(value: Any) -> str:

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from django.template import loader
+from rich.console import Console
 
 from raftlog import conf
 from raftlog.exceptions import NodeUnavailable
@@ -143,6 +144,20 @@ def test_the_terminal_tells_what_the_cluster_page_tells(config):
         assert f" {value} " in row
     assert any(line.startswith("a the disk is full: no room  → Make room on that host") for line in lines)
     assert any(line.startswith("c cannot be reached") and "→ Start `manage.py raft run`" in line for line in lines)
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (160, 1)])
+def test_in_a_narrow_terminal_no_word_is_broken(config, width, tables):
+    large = {"applied": 1_234_567, **FACTS}
+    leader, candidate = said_by("b", role="leader", **large), said_by("c", role="pre_candidate", **large)
+    report = module.collect(config, asking(said_by("a", **large), b=leader, c=candidate))
+    console = Console(width=width, file=io.StringIO(), force_terminal=True, color_system=None)
+    console.print(module.rendered(report))
+    lines = console.file.getvalue().splitlines()
+    assert len([line for line in lines if line.startswith("node ")]) == tables
+    text = "\n".join(lines)
+    for word in ("committed", "follower", "pre-candidate", "1,234,567", "ws://127.0.0.1:1003"):
+        assert word in text
 
 
 @pytest.mark.parametrize("lacking", sorted(said_by("b") | FACTS | {"configuration": None, "warnings": None}))

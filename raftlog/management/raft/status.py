@@ -12,7 +12,7 @@ from rich.text import Text
 
 from raftlog.asking import fetch_status
 from raftlog.conf import Settings
-from raftlog.management.output import Output, table
+from raftlog.management.output import Foldable, Output
 from raftlog.management.verbs import Verb, read_settings
 from raftlog.observing.picture import warnings
 from raftlog.observing.view import Ask, collect, health, image_of, milliseconds, role_word, sentence, turn_sentence
@@ -109,7 +109,8 @@ def rendered(report: dict[str, Any]) -> RenderableType:
         for row in report["members"]
     ]
     said = " ".join(filter(None, [sentence(report), health(report), turn_sentence(report)]))
-    return Group(Text(said, style="bold"), table(columns, rows), *map(warning_line, warnings(report)))
+    shown = Foldable(columns, rows, at=columns.index("log"))
+    return Group(Text(said, style="bold"), shown, *map(warning_line, warnings(report)))
 
 
 def role_of(row: dict[str, Any]) -> str:
