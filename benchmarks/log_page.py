@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import http.cookiejar
 import json
+import os
 import re
 import statistics
 import tempfile
@@ -59,7 +60,10 @@ class Browser:
 
 
 def measure(entries: int) -> dict[str, object]:
-    with tempfile.TemporaryDirectory(prefix="raftlog-") as folder, ProcessCluster(1, Path(folder)) as cluster:
+    with (
+        tempfile.TemporaryDirectory(prefix="raftlog-") as folder,
+        ProcessCluster(1, Path(folder), settings_module="demo_site.settings") as cluster,
+    ):
         cluster.start()
         cluster.wait_for_leader(30)
         cluster.migrate()
@@ -86,6 +90,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")  # of this process; the node has the demo's
     found = measure(options.entries)
     if options.json:
         print(json.dumps(found))
