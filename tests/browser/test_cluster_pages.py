@@ -67,6 +67,7 @@ def test_an_election_is_seen_on_the_page_without_reload(browser, all_up, tmp_pat
         arg=old.node_id,
     )
     took = time.monotonic() - killed_at
+    assert took < 2
     assert tab.page.evaluate("window.notReloaded")
     tab.wait_for_text(".rl-warnings", "Start `manage.py raft run` on its host.")
     tab.page.emulate_media(color_scheme="dark")
@@ -75,7 +76,6 @@ def test_an_election_is_seen_on_the_page_without_reload(browser, all_up, tmp_pat
     tab.wait_for_text("#rl-terms", "became pre-candidate")
     tab.page.emulate_media(color_scheme="light")
     tab.shoot(tmp_path, "elections")
-    print(f"seen after {took:.2f} s")
     tab.page.context.close()
 
 
