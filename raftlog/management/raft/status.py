@@ -109,7 +109,7 @@ def rendered(report: dict[str, Any]) -> RenderableType:
         for row in report["members"]
     ]
     said = " ".join(filter(None, [sentence(report), health(report), turn_sentence(report)]))
-    shown = Foldable(columns, rows, at=columns.index("log"))
+    shown = Foldable(columns, rows, at=columns.index("trip"))
     return Group(Text(said, style="bold"), shown, *map(warning_line, warnings(report)))
 
 
