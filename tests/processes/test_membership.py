@@ -1,5 +1,7 @@
 """The members change while a writer writes: one to three to five to three, each step one command, on real processes."""
 
+import re
+
 import pytest
 
 from raftlog.testing.processes import ProcessCluster
@@ -41,7 +43,8 @@ def test_from_one_to_three_to_five_to_three_under_load(tmp_path):
         step("add", "e", cluster["e"].address)
         step("promote", "d")
         assert configuration(cluster["e"])["voters"] == ["a", "b", "c", "d", "e"]
-        assert "leads in term" in step("transfer", "b")
+        # On a busy machine it may lead already.
+        assert re.search("b leads (in term|already)", step("transfer", "b"))
         assert "left the cluster" in step("remove", "b", "e", "--noinput")  # the leader is one of them
         assert configuration(a)["voters"] == ["a", "c", "d"]
         removed = [cluster.nodes.pop(name) for name in ("b", "e")]
