@@ -332,7 +332,15 @@ class _ClientThread(threading.Thread):
         job, measured, keys = self.job, self.measured, self.keys
         begin = self.begun[0]
         end = begin + job.seconds
-        do: Callable[[str], object] = client.get if job.operation == "get" else lambda key: client.put(key, value)
+
+        def get(turn: int) -> object:
+            return client.get(keys[turn % KEYS])
+
+        def put(turn: int) -> None:
+            # Another value each time: one that is there already is no change, which some systems need not sync.
+            client.put(keys[turn % KEYS], (b"%08d" % turn + value)[: len(value)])
+
+        do: Callable[[int], object] = get if job.operation == "get" else put
         time.sleep(max(0.0, begin - time.monotonic()))
         turn = 0
         while (now := time.monotonic()) < end:
@@ -342,7 +350,7 @@ class _ClientThread(threading.Thread):
             if started > now:
                 time.sleep(started - now)
             try:
-                do(keys[turn % KEYS])
+                do(turn)
             except Exception as error:  # noqa: BLE001 - whatever a system's client raises is counted, and shown
                 measured.errors[f"{type(error).__name__}: {error}"[:100]] += 1
                 time.sleep(AFTER_ERROR)

@@ -38,6 +38,7 @@ class MemoryClient:
         time.sleep(self.target.taken)
         if self.target.fails_each and self.puts > 3 and self.puts % self.target.fails_each == 0:
             raise TimeoutError("the disk is slow")
+        assert self.puts <= 3 or self.values.get(key) != value, "each put of the loop changes what is there"
         self.values[key] = value
 
     def get(self, key: str) -> bytes | None:

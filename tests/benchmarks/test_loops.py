@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from benchmarks.loops import Histogram, LoadFailed, closed_loop, open_loop, pipelined
+from benchmarks.loops import KEYS, Histogram, LoadFailed, closed_loop, open_loop, pipelined
 from tests.benchmarks.memory_target import MemoryTarget
 
 
@@ -45,6 +45,13 @@ def test_a_closed_loop_counts_what_all_clients_of_all_workers_did():
 
 def test_a_closed_loop_of_gets_asks_for_what_was_put():
     assert closed_loop(MemoryTarget(), clients=2, seconds=0.1, operation="get").count > 0
+
+
+def test_each_put_changes_what_is_there():
+    """Else a system that notices would be measured doing nothing."""
+    measured = closed_loop(MemoryTarget(), clients=1, seconds=0.3)
+    assert measured.count > 2 * KEYS
+    assert measured.trouble == ""
 
 
 def test_what_failed_is_counted_by_its_words_and_not_as_done():
