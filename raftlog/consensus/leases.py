@@ -43,13 +43,17 @@ def hold_votes(state: ServerState, at: float) -> None:
 def may_have_promised(state: ServerState) -> bool:
     """Whether this server, when it starts, may have promised something to another one before.
 
-    Not where its log has never known another voter: nobody else can have led. As long as the log holds the entry that
-    made it the only one, together with what was before, a leader that does not know yet that it is none may count on
-    the promise; once that entry is given up, it was applied here, by then as that leader knows, or under one of later.
+    Not where its log has never known another voter and its last vote was its own: nobody else can have led. The log
+    alone does not tell, since an entry that added a voter may have been lost with the disk's last writes after that
+    voter had it; but to lead it needs the vote of this one, which no crash takes back.
+
+    As long as the log holds the entry that made it the only one, together with what was before, a leader that does not
+    know yet that it is none may count on the promise; once that entry is given up, it was applied here, by then as that
+    leader knows, or under one of later.
     """
     configurations = state.log.configurations
     is_alone = configurations and all(each.all_voters == {state.node_id} for _, each in configurations)
-    return state.current_term > 0 and not is_alone
+    return state.current_term > 0 and not (is_alone and state.voted_for == state.node_id)
 
 
 def holds_votes(state: ServerState, now: float) -> bool:

@@ -9,7 +9,7 @@ from raftlog.consensus.entries import EntryBatch
 from raftlog.consensus.leases import CLOCK_DRIFT, holds_votes
 from raftlog.consensus.messages import AppendEntries, AppendEntriesResponse, TimeoutNow
 from raftlog.consensus.settings import RaftSettings
-from raftlog.consensus.state import Role
+from raftlog.consensus.state import HardState, Role
 from tests.consensus.cluster import SETTINGS, Cluster, members
 
 LEASES = replace(SETTINGS, read_lease=True)
@@ -182,6 +182,8 @@ def test_a_new_leader_has_no_lease_before_an_entry_of_its_term_is_committed():
 def test_a_single_voter_leads_and_reads_at_once_however_often_it_starts():
     """In a cluster of one without a node process each process that writes is the node for a moment."""
     cluster = Cluster("a", formed=True, settings=LEASES)
+    cluster.run(TIMEOUT + 0.1)  # it has voted for nobody yet
+    cluster.restart("a")
     for request_id in (1, 2, 3):
         began_at = cluster.now
         cluster.run(0.01)
@@ -189,6 +191,20 @@ def test_a_single_voter_leads_and_reads_at_once_however_often_it_starts():
         assert cluster.reads["a"][-1] == (request_id, cluster.rafts["a"].commit_index)
         assert cluster.now - began_at < TIMEOUT / 2
         cluster.restart("a")
+
+
+@pytest.mark.parametrize(
+    ("voted_for", "waits"), [("a", False), ("", True), ("b", True)], ids=["itself", "nobody", "another"]
+)
+def test_a_single_voter_by_its_log_waits_where_it_may_have_voted_for_another(voted_for, waits):
+    """The entry that added the other may be lost: it had not been synced here, and had come there."""
+    cluster = Cluster("a", formed=True, settings=LEASES)
+    cluster.disks["a"].hard_state = HardState(2, voted_for)
+    cluster.restart("a")
+    cluster.run(TIMEOUT / 2)
+    assert (cluster.rafts["a"].role is not Role.LEADER) is waits
+    cluster.run(TIMEOUT)
+    assert cluster.leader.node_id == "a"
 
 
 def test_the_only_voter_that_is_left_waits_until_no_earlier_leader_can_count_on_its_promise(three):
