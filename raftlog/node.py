@@ -39,7 +39,7 @@ from raftlog.disaster.backups import DESCRIBE_ENTRY, describer
 from raftlog.disaster.keeper import Keeper, make_keeper
 from raftlog.exceptions import DiskFull, StorageFailed, TransportError
 from raftlog.log_fields import log_fields
-from raftlog.node_events import leader_after, send
+from raftlog.node_events import leader_after
 from raftlog.observing.node_side import Observing
 from raftlog.replication.apply import DatabaseStateMachine
 from raftlog.replication.divergence import Divergence
@@ -309,7 +309,7 @@ class Node:
         return service
 
     def _has_diverged(self, divergence: Divergence) -> None:
-        send(signals.divergence_found, sender=self, divergence=divergence)
+        signals.send_logged(signals.divergence_found, logger, sender=self, divergence=divergence)
 
     def _has_damage(self, finding: Finding) -> None:
         logger.error(
@@ -319,7 +319,7 @@ class Node:
             extra=log_fields("damage_found", node=self.settings.node_id, reason=str(finding)),
         )
         self.service.state.note_damage(str(finding))
-        send(signals.damage_found, sender=self, finding=finding)
+        signals.send_logged(signals.damage_found, logger, sender=self, finding=finding)
 
     def _finish_repair(self) -> None:
         """What this node's disk had lost is there again: write that down, and vote."""
@@ -388,11 +388,17 @@ class Node:
             if isinstance(event, RecoveryEnded):
                 self._finish_repair()
             if isinstance(event, ConfigurationChanged):
-                send(signals.membership_changed, sender=self, configuration=event.configuration, index=event.index)
+                signals.send_logged(
+                    signals.membership_changed,
+                    logger,
+                    sender=self,
+                    configuration=event.configuration,
+                    index=event.index,
+                )
             now = leader_after(event, self.settings.node_id)
             if now is not None and now != leader:
                 leader = now
-                send(signals.leader_changed, sender=self, leader_id=now[0], term=now[1])
+                signals.send_logged(signals.leader_changed, logger, sender=self, leader_id=now[0], term=now[1])
 
     def _remember_members(self, members: MemberCommands) -> None:
         try:

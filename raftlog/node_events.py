@@ -1,11 +1,6 @@
-"""What a node's event thread makes of Raft's events: who leads now, and signals."""
+"""What a node's event thread makes of Raft's events: who leads now."""
 
 from __future__ import annotations
-
-import logging
-from typing import Any
-
-from django.dispatch import Signal
 
 from raftlog.consensus.events import (
     BecameCandidate,
@@ -16,9 +11,6 @@ from raftlog.consensus.events import (
     LeaderFound,
     SteppedDown,
 )
-from raftlog.log_fields import log_fields
-
-logger = logging.getLogger("raftlog.node")
 
 
 def leader_after(event: Event, node_id: str) -> tuple[str, int] | None:
@@ -30,15 +22,3 @@ def leader_after(event: Event, node_id: str) -> tuple[str, int] | None:
     if isinstance(event, SteppedDown | BecamePreCandidate | BecameCandidate):
         return "", event.term
     return None
-
-
-def send(signal: Signal, **arguments: Any) -> None:
-    """What a receiver raises is logged and harms nobody else."""
-    for receiver, answer in signal.send_robust(**arguments):
-        if isinstance(answer, Exception):
-            logger.error(
-                "receiver %r of a signal failed: %s",
-                *(receiver, answer),
-                exc_info=answer,
-                extra=log_fields("receiver_failed", about=repr(receiver), reason=str(answer)),
-            )

@@ -22,7 +22,12 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from django.dispatch import Signal
+
+from raftlog.log_fields import log_fields
 
 leader_changed = Signal()
 membership_changed = Signal()
@@ -31,3 +36,15 @@ divergence_found = Signal()
 damage_found = Signal()
 rows_changed = Signal()
 changes_reset = Signal()
+
+
+def send_logged(signal: Signal, logger: logging.Logger, **arguments: Any) -> None:
+    """Send to all receivers. What one of them raises is logged and harms nobody else. Any thread."""
+    for receiver, answer in signal.send_robust(**arguments):
+        if isinstance(answer, Exception):
+            logger.error(
+                "receiver %r of a signal failed: %s",
+                *(receiver, answer),
+                exc_info=answer,
+                extra=log_fields("receiver_failed", about=repr(receiver), reason=str(answer)),
+            )

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from django.db import connections
 
@@ -50,7 +50,7 @@ class Follower:
             while not self._stopping.is_set():
                 for value in self._feed:
                     if isinstance(value, Reset):
-                        _send(signals.changes_reset, sender=None, index=value.index)
+                        signals.send_logged(signals.changes_reset, logger, sender=None, index=value.index)
                     elif isinstance(value, Change):
                         send_signals(value)
                     if self._stopping.is_set():
@@ -64,8 +64,9 @@ class Follower:
 def send_signals(change: Change) -> None:
     """`rows_changed` for each run of rows to which the same was done."""
     for (table, operation, columns), rows in _runs(change.rows):
-        _send(
+        signals.send_logged(
             signals.rows_changed,
+            logger,
             sender=rows[0].model,
             table=table,
             model=rows[0].model,
@@ -81,17 +82,6 @@ def send_signals(change: Change) -> None:
 def _runs(rows: tuple[ChangedRow, ...]) -> Iterator[tuple[tuple[str, str, tuple[str, ...]], list[ChangedRow]]]:
     for what, found in itertools.groupby(rows, lambda row: (row.table, row.operation, row.columns)):
         yield what, list(found)
-
-
-def _send(signal: Any, **arguments: Any) -> None:
-    for receiver, answer in signal.send_robust(**arguments):
-        if isinstance(answer, Exception):
-            logger.error(
-                "receiver %r of the change feed failed: %s",
-                *(receiver, answer),
-                exc_info=answer,
-                extra=log_fields("receiver_failed", about=repr(receiver), reason=str(answer)),
-            )
 
 
 _follower: Follower | None = None
