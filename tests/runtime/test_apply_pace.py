@@ -77,6 +77,7 @@ def test_followers_gather_and_the_callers_node_answers_at_once(monkeypatch):
     monkeypatch.setattr(apply_pace, "NOBODY_WAITS", 0.2)
     with GatheringCluster(3) as cluster:
         leader, follower = cluster.leader(), cluster.followers()[0]
+        cluster.propose(leader, cluster.payloads(1))  # what the election brought is applied before it
         before = {node_id: machine.batches for node_id, machine in cluster.machines.items()}
         began = clock.monotonic()
         for payload in cluster.payloads(40):
